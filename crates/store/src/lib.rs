@@ -1,1 +1,120 @@
-//! placeholder
+//! The durable session store.
+//!
+//! * [`Store`]: the trait. Every method but two takes a capability from core; there are no default bodies, so a new
+//!   implementation cannot forget one.
+//! * [`model`]: what goes in and comes out.
+//! * [`error`]: what a caller can act on.
+//! * `sqlite`: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
+//! * `conformance`: the suite every implementation must pass, written against the trait.
+
+pub mod error;
+pub mod model;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use watertight_core::grant::Grants;
+use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, UnixMillis};
+use watertight_core::principal::CredentialRecord;
+use watertight_core::run::RunRecord;
+use watertight_core::session::SessionRecord;
+use watertight_core::transcript::Entry;
+use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
+
+pub use error::StoreError;
+use model::{
+    Batch, Committed, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenSession,
+    SessionPage, SessionRow, TenantRow,
+};
+
+/// An answer of the store. Boxed so that `dyn Store` works; one allocation beside a synced write does not matter.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Durable sessions. A future that resolves to `Ok` after a write means the write is synced (isolation.md C3).
+///
+/// Dropping a future never leaves a half-done write: what was handed to the writer completes or fails as a whole.
+pub trait Store: Send + Sync + 'static {
+    // Without a capability: where authority begins.
+
+    /// The credential with this public id. The only look-up of authority.
+    fn credential<'a>(&'a self, id: &'a CredentialId) -> StoreFuture<'a, Option<CredentialRecord>>;
+
+    /// Version of the schema the store is at.
+    fn schema_version(&self) -> StoreFuture<'_, u32>;
+
+    // Under a caller.
+
+    /// The grants of the caller's principal.
+    fn grants<'a>(&'a self, caller: &'a Caller) -> StoreFuture<'a, Grants>;
+
+    /// Sessions the caller may read: its grants' prefixes met with the query.
+    fn list<'a>(&'a self, caller: &'a Caller, grants: &'a Grants, query: ListQuery) -> StoreFuture<'a, SessionPage>;
+
+    /// Sessions of the caller's tenant that hold this generation, latest written first. Each key is still to be admitted.
+    fn find_generation<'a>(
+        &'a self,
+        caller: &'a Caller,
+        id: &'a GenerationId,
+    ) -> StoreFuture<'a, Vec<GenerationHit>>;
+
+    /// The caller's own run of this id.
+    fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>>;
+
+    // Under a key permit.
+
+    /// The session the permitted key names.
+    fn find_session<'a>(&'a self, permit: &'a KeyPermit) -> StoreFuture<'a, Option<SessionRecord>>;
+
+    /// A session for a key that has none: id and data key come from the pool, the row is written by the first commit.
+    /// `generation` names its first transcript; none draws a UUID. Refused when the permit may not create.
+    fn draft_session<'a>(
+        &'a self,
+        permit: &'a KeyPermit,
+        generation: Option<GenerationId>,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, SessionRecord>;
+
+    // Under a session scope.
+
+    /// The session's row and description now. For a draft: the row as drafted.
+    fn describe<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, SessionRow>;
+
+    /// Takes the session's lease (a new epoch) and reads what its writer needs. For a draft: no write.
+    fn open_session<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, OpenSession>;
+
+    /// Applies the batch in one synced transaction, if epoch, lifecycle and head are still these.
+    ///
+    /// The first commit of a draft writes its row too; [`StoreError::KeyTaken`] when another session has the key by now.
+    fn commit<'a>(
+        &'a self,
+        scope: &'a SessionScope,
+        lease: Lease,
+        head: &'a Head,
+        batch: Batch,
+    ) -> StoreFuture<'a, Committed>;
+
+    /// Entries of one generation, oldest first.
+    fn entries<'a>(
+        &'a self,
+        scope: &'a SessionScope,
+        generation: GenerationNo,
+        range: EntryRange,
+    ) -> StoreFuture<'a, Vec<Entry>>;
+
+    /// One entry of the session, of any generation.
+    fn entry<'a>(&'a self, scope: &'a SessionScope, id: EntryId) -> StoreFuture<'a, Option<Entry>>;
+
+    /// The session's generations, oldest first.
+    fn generations<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, Vec<Generation>>;
+
+    // Under the steward: housekeeping without plaintext.
+
+    /// The tenant of this name, made if missing (id, keys, operator principal with every verb on every key, token).
+    fn ensure_tenant<'a>(&'a self, steward: &'a Steward, tenant: NewTenant<'a>) -> StoreFuture<'a, TenantRow>;
+
+    /// The tenant of this name, if it was ever made.
+    fn find_tenant<'a>(&'a self, steward: &'a Steward, name: &'a str) -> StoreFuture<'a, Option<TenantRow>>;
+
+    /// Ends every run that a former process left open as interrupted; returns how many.
+    fn interrupt_open_runs<'a>(&'a self, steward: &'a Steward, now: UnixMillis) -> StoreFuture<'a, u64>;
+}
