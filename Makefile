@@ -1,0 +1,41 @@
+# The commands of daily work. Everything needs a Rust toolchain and a C compiler; the official-client suites of
+# `make test` also need npm, and are skipped and counted without it.
+
+CARGO ?= cargo
+CLIENTS := tests/clients
+INSTALLED := $(CLIENTS)/node_modules/.package-lock.json
+
+.PHONY: help run test clients bench lint fmt
+
+help:
+	@echo 'make run    build the release and start the gateway (ARGS="--listen 127.0.0.1:0" and the like)'
+	@echo 'make test   every test, official clients included'
+	@echo 'make bench  figures: load and latency'
+	@echo 'make lint   formatting, clippy, and cargo-deny where it is installed'
+	@echo 'make fmt    format the sources'
+
+run:
+	$(CARGO) run --release --locked -p watertight-cli --bin watertight -- serve $(ARGS)
+
+test: clients
+	CARGO='$(CARGO)' tests/run
+
+# One folder for every suite. Install scripts stay off: nothing that is driven here needs them.
+clients:
+	@if ! command -v npm >/dev/null; then \
+	    if [ "$${WATERTIGHT_REQUIRE_CLIENTS:-}" = 1 ]; then echo 'npm is required for the official clients' >&2; exit 1; fi; \
+	    echo 'npm not found: the official-client suites will be skipped'; \
+	elif [ ! -e $(INSTALLED) ] || [ $(CLIENTS)/package-lock.json -nt $(INSTALLED) ]; then \
+	    cd $(CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
+	fi
+
+bench:
+	$(CARGO) run --release --locked -p watertight-bench -- $(ARGS)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; else echo 'cargo-deny not found: skipped'; fi
+
+fmt:
+	$(CARGO) fmt --all
