@@ -1,21 +1,46 @@
 //! Session keys: the names of conversations.
 //!
-//! placeholder header, to be completed with the grammar.
+//! A key is `agent:<agent id>:<rest>`, or one of the operator's two sentinels `global` and `unknown`. What a client
+//! writes may be shorter (a bare key) or spelt differently; [`KeyRules`] is the one place where such text becomes a
+//! [`CanonicalKey`].
+//!
+//! * [`rules`]: the entry for every surface: policy, roster, the caller's home.
+//! * [`strict`]: the default grammar; nothing is folded but the structure (isolation.md §2.1).
+//! * [`openclaw`]: the grammar, folding and aliases of OpenClaw 2026.9.6, for migrated tenants (sessions.md §1).
+//! * [`compose`]: building keys from opaque parts so that two tuples never meet in one key.
+//! * [`dispatch`]: what the command line does to a key before it is sent (sessions.md §2.2).
+//! * [`roster`]: the configured agents.
+//! * [`error`]: why a key was refused.
+
+pub mod compose;
+pub mod dispatch;
+pub mod error;
+pub mod openclaw;
+pub mod roster;
+pub mod rules;
+pub mod strict;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use compose::{Composed, Conversation, Part, Route};
+pub use error::KeyError;
+pub use roster::{Roster, RosterError};
+pub use rules::{Home, KeyPolicy, KeyRules};
+
 /// A session key in canonical form. A name, not an authority.
+///
+/// Made only by [`KeyRules`] or read back from the store.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CanonicalKey(Arc<str>);
-
-/// Names the agent of a key or a turn: `[a-z0-9][a-z0-9_-]{0,63}`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AgentId(Arc<str>);
 
 impl CanonicalKey {
     /// A key read back from the store, where it was written in canonical form.
     pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    fn resolved(text: &str) -> Self {
         Self(text.into())
     }
 
@@ -28,9 +53,53 @@ impl CanonicalKey {
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split(':')
     }
+
+    /// The agent id as the key spells it; none for a sentinel. Under the `openclaw` policy it may differ from the
+    /// configured id (`my agent` for `my-agent`): ask [`KeyRules::owner`] for the agent.
+    pub fn agent(&self) -> Option<&str> {
+        self.parts().map(|(agent, _)| agent)
+    }
+
+    /// Everything after the agent id; none for a sentinel.
+    pub fn rest(&self) -> Option<&str> {
+        self.parts().map(|(_, rest)| rest)
+    }
+
+    /// Whether it is `global` or `unknown`, which carry no agent.
+    pub fn is_sentinel(&self) -> bool {
+        strict::is_sentinel(&self.0)
+    }
+
+    /// Whether it is an agent's main session.
+    pub fn is_main(&self) -> bool {
+        self.rest() == Some(MAIN)
+    }
+
+    fn parts(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix("agent:")?.split_once(':')
+    }
 }
 
+/// The rest of an agent's main session, and the bare key that means it.
+const MAIN: &str = "main";
+
+/// Names the agent of a key or a turn: `[a-z0-9][a-z0-9_-]{0,63}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentId(Arc<str>);
+
 impl AgentId {
+    /// Longest id, in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Parses an id; ASCII capitals are folded, nothing else is changed (sessions.md §1.4).
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let word = |b: u8| b.is_ascii_alphanumeric();
+        let well_formed = text.len() <= Self::MAX_BYTES
+            && text.bytes().next().is_some_and(word)
+            && text.bytes().all(|b| word(b) || matches!(b, b'_' | b'-'));
+        if well_formed { Ok(Self(text.to_ascii_lowercase().into())) } else { Err(KeyError::bad_agent_id(text)) }
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -77,5 +146,39 @@ impl KeyPrefix {
     pub fn covers(&self, key: &CanonicalKey) -> bool {
         let mut segments = key.segments();
         self.0.iter().all(|mine| segments.next() == Some(mine.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canonical_key_knows_its_parts() {
+        let key = CanonicalKey::from_stored("agent:ops:a:b");
+        assert_eq!((key.agent(), key.rest()), (Some("ops"), Some("a:b")));
+        assert!(!key.is_sentinel() && !key.is_main());
+        assert!(CanonicalKey::from_stored("agent:ops:main").is_main());
+        let global = CanonicalKey::from_stored("global");
+        assert!(global.is_sentinel() && global.agent().is_none() && global.rest().is_none());
+    }
+
+    #[test]
+    fn an_agent_id_folds_ascii_capitals_and_is_never_slugged() {
+        assert_eq!(AgentId::parse("OPS-Team_1").unwrap().as_str(), "ops-team_1");
+        assert_eq!(AgentId::parse(&"a".repeat(64)).unwrap().as_str().len(), 64);
+        for bad in ["", " ops", "ops team", "Ops!Team", "ops/team", "-ops", "_ops", "ops.team", "\u{212a}im", "é"] {
+            assert!(AgentId::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(AgentId::parse(&"a".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn a_prefix_covers_whole_segments_only() {
+        let prefix = KeyPrefix::from_segments(["agent", "main", "user", "al"].map(String::from).to_vec());
+        assert!(prefix.covers(&CanonicalKey::from_stored("agent:main:user:al:x")));
+        assert!(prefix.covers(&CanonicalKey::from_stored("agent:main:user:al")));
+        assert!(!prefix.covers(&CanonicalKey::from_stored("agent:main:user:alice:x")));
+        assert!(!prefix.covers(&CanonicalKey::from_stored("agent:main:user")));
     }
 }
