@@ -1,0 +1,329 @@
+//! The key hierarchy (isolation.md §2.8): the master key wraps each tenant's key, that wraps the tenant's shred-epoch
+//! key and index root, and the epoch key wraps the data key of each session.
+//!
+//! Wrapped keys are bytes for the keystore; opened keys never leave this crate.
+
+use watertight_core::SessionScope;
+use watertight_core::ids::{GenerationId, PrincipalId, RunId, SessionId, TenantId};
+use watertight_core::key::CanonicalKey;
+
+use crate::SealError;
+use crate::chain::{Chain, same};
+use crate::key::{Aad, Key};
+use crate::master::MasterKey;
+use crate::names::HashedNames;
+use crate::record::DataKey;
+use crate::token::TokenHasher;
+
+const WRAP_VERSION: u8 = 1;
+const WRAP_ALGORITHM: u8 = 1;
+const NOBODY: [u8; 16] = [0; 16];
+
+/// Whose key is wrapped, and where in the hierarchy it stands. Bound into the wrapping.
+struct Slot<'a> {
+    level: &'static str,
+    tenant: &'a [u8; 16],
+    session: &'a [u8; 16],
+    generation: u32,
+}
+
+impl Slot<'_> {
+    fn aad(&self) -> Aad {
+        Aad::new("wt/wrap/v1")
+            .field(&[WRAP_VERSION, WRAP_ALGORITHM])
+            .field(self.level.as_bytes())
+            .field(self.tenant)
+            .field(self.session)
+            .field(&self.generation.to_le_bytes())
+    }
+}
+
+fn wrap(under: &Key, slot: &Slot<'_>, key: &Key) -> Result<Vec<u8>, SealError> {
+    let mut wrapped = vec![WRAP_VERSION, WRAP_ALGORITHM];
+    under.seal_into(slot.aad().as_bytes(), key.as_bytes(), &mut wrapped)?;
+    Ok(wrapped)
+}
+
+fn unwrap(under: &Key, slot: &Slot<'_>, wrapped: &[u8]) -> Result<Key, SealError> {
+    let [WRAP_VERSION, WRAP_ALGORITHM, sealed @ ..] = wrapped else { return Err(SealError::Wrap) };
+    let bytes = under.open(slot.aad().as_bytes(), sealed).ok_or(SealError::Wrap)?;
+    Key::from_slice(&bytes).ok_or(SealError::Wrap)
+}
+
+/// The top of the hierarchy: opens and makes tenants' keys.
+pub struct Root {
+    key: Key,
+}
+
+impl Root {
+    const PEPPER: Slot<'static> = Slot { level: "pepper", tenant: &NOBODY, session: &NOBODY, generation: 0 };
+
+    /// The root that stands on this master key.
+    pub fn new(master: &MasterKey) -> Self {
+        Self { key: master.wrapping_key() }
+    }
+
+    /// A new pepper and its wrapped form. Opening that form is also the proof that a master key is the right one.
+    pub fn create_pepper(&self) -> Result<(TokenHasher, Vec<u8>), SealError> {
+        let pepper = Key::random()?;
+        let wrapped = wrap(&self.key, &Self::PEPPER, &pepper)?;
+        Ok((TokenHasher::new(pepper), wrapped))
+    }
+
+    /// Opens the pepper; [`SealError::Wrap`] when the master key is another one.
+    pub fn open_pepper(&self, wrapped: &[u8]) -> Result<TokenHasher, SealError> {
+        unwrap(&self.key, &Self::PEPPER, wrapped).map(TokenHasher::new)
+    }
+
+    /// Keys for a new tenant.
+    pub fn create_tenant(&self, tenant: TenantId) -> Result<(TenantKeys, WrappedTenant), SealError> {
+        let (key, index_root, epoch_key) = (Key::random()?, Key::random()?, Key::random()?);
+        let wrapped = WrappedTenant {
+            key: wrap(&self.key, &tenant_slot(&tenant), &key)?,
+            index_root: wrap(&key, &index_slot(&tenant), &index_root)?,
+            epoch: 1,
+            epoch_key: wrap(&key, &epoch_slot(&tenant, 1), &epoch_key)?,
+        };
+        Ok((TenantKeys::new(tenant, &index_root, 1, epoch_key), wrapped))
+    }
+
+    /// Opens a tenant's keys.
+    pub fn open_tenant(&self, tenant: TenantId, wrapped: &WrappedTenant) -> Result<TenantKeys, SealError> {
+        let key = unwrap(&self.key, &tenant_slot(&tenant), &wrapped.key)?;
+        let index_root = unwrap(&key, &index_slot(&tenant), &wrapped.index_root)?;
+        let epoch_key = unwrap(&key, &epoch_slot(&tenant, wrapped.epoch), &wrapped.epoch_key)?;
+        Ok(TenantKeys::new(tenant, &index_root, wrapped.epoch, epoch_key))
+    }
+}
+
+fn tenant_slot(tenant: &TenantId) -> Slot<'_> {
+    Slot { level: "tenant", tenant: tenant.as_bytes(), session: &NOBODY, generation: 0 }
+}
+
+fn index_slot(tenant: &TenantId) -> Slot<'_> {
+    Slot { level: "index", tenant: tenant.as_bytes(), session: &NOBODY, generation: 0 }
+}
+
+fn epoch_slot(tenant: &TenantId, epoch: u32) -> Slot<'_> {
+    Slot { level: "epoch", tenant: tenant.as_bytes(), session: &NOBODY, generation: epoch }
+}
+
+/// A tenant's keys as the keystore holds them.
+#[derive(Clone, Debug)]
+pub struct WrappedTenant {
+    /// The tenant key, under the master key.
+    pub key: Vec<u8>,
+    /// The root of index, chain and name keys, under the tenant key.
+    pub index_root: Vec<u8>,
+    /// Number of the shred epoch.
+    pub epoch: u32,
+    /// The epoch's key, under the tenant key.
+    pub epoch_key: Vec<u8>,
+}
+
+/// A session's data key as the keystore holds it.
+#[derive(Clone, Debug)]
+pub struct WrappedDataKey {
+    /// The shred epoch whose key wraps it.
+    pub epoch: u32,
+    /// The key, under the epoch key.
+    pub key: Vec<u8>,
+    /// Which key it is: the cipher alone would accept another one that fits a forged record.
+    pub commitment: [u8; 32],
+}
+
+/// The opened keys of one tenant.
+pub struct TenantKeys {
+    tenant: TenantId,
+    epoch: u32,
+    epoch_key: Key,
+    index: Key,
+    idempotency: Key,
+    names: Key,
+    chain_root: Key,
+    own: DataKey,
+}
+
+impl TenantKeys {
+    fn new(tenant: TenantId, root: &Key, epoch: u32, epoch_key: Key) -> Self {
+        Self {
+            tenant,
+            epoch,
+            epoch_key,
+            index: root.derive("wt/idx/v1", b""),
+            idempotency: root.derive("wt/idem/v1", b""),
+            names: root.derive("wt/name/v1", b""),
+            chain_root: root.derive("wt/chain-root/v1", b""),
+            own: DataKey::new(root.derive("wt/meta/v1", b""), tenant, SessionId::from_bytes(NOBODY), 0),
+        }
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Seals what belongs to the tenant and to no session, such as the key prefix of a grant.
+    pub fn own(&self) -> &DataKey {
+        &self.own
+    }
+
+    /// A new data key for a session, and its wrapped form, to be synced before anything is sealed with the key.
+    pub fn create_data_key(&self, session: SessionId, key_gen: u32) -> Result<(DataKey, WrappedDataKey), SealError> {
+        let key = Key::random()?;
+        let wrapped = WrappedDataKey {
+            epoch: self.epoch,
+            key: wrap(&self.epoch_key, &self.data_slot(&session, key_gen), &key)?,
+            commitment: commitment(&key),
+        };
+        Ok((DataKey::new(key, self.tenant, session, key_gen), wrapped))
+    }
+
+    /// Opens a session's data key and checks its commitment.
+    pub fn open_data_key(
+        &self,
+        session: SessionId,
+        key_gen: u32,
+        wrapped: &WrappedDataKey,
+    ) -> Result<DataKey, SealError> {
+        if wrapped.epoch != self.epoch {
+            return Err(SealError::Wrap);
+        }
+        let key = unwrap(&self.epoch_key, &self.data_slot(&session, key_gen), &wrapped.key)?;
+        if !same(&commitment(&key), &wrapped.commitment) {
+            return Err(SealError::Commitment);
+        }
+        Ok(DataKey::new(key, self.tenant, session, key_gen))
+    }
+
+    fn data_slot<'a>(&'a self, session: &'a SessionId, key_gen: u32) -> Slot<'a> {
+        Slot { level: "data", tenant: self.tenant.as_bytes(), session: session.as_bytes(), generation: key_gen }
+    }
+
+    /// The chain keys of a session.
+    pub fn chain(&self, session: SessionId) -> Chain {
+        Chain::new(&self.chain_root, session)
+    }
+
+    /// What a session is looked up by.
+    pub fn key_hash(&self, key: &CanonicalKey) -> [u8; 32] {
+        self.index.mac(&[b"key", key.as_str().as_bytes()])
+    }
+
+    /// What sessions under these leading segments are listed by.
+    pub fn prefix_hash<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> [u8; 32] {
+        let mut fields: Vec<&[u8]> = vec![b"prefix"];
+        fields.extend(segments.into_iter().map(str::as_bytes));
+        self.index.mac(&fields)
+    }
+
+    /// What a generation is looked up by.
+    pub fn generation_hash(&self, id: &GenerationId) -> [u8; 32] {
+        self.index.mac(&[b"generation", id.as_str().as_bytes()])
+    }
+
+    /// What a principal's run is looked up by.
+    pub fn run_hash(&self, principal: PrincipalId, id: &RunId) -> [u8; 32] {
+        self.idempotency.mac(&[principal.as_bytes(), id.as_str().as_bytes()])
+    }
+
+    /// The session's names as a provider in mode `hashed` sees them.
+    pub fn hashed_names(&self, scope: &SessionScope) -> HashedNames {
+        HashedNames::of_scope(&self.names, scope)
+    }
+}
+
+fn commitment(key: &Key) -> [u8; 32] {
+    blake3::derive_key("wt/commit/v1", key.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Place;
+
+    const PLACE: Place<'static> =
+        Place { lifecycle: 0, generation: 1, table: "t", column: "c", row: b"", seq: 0, role: 0 };
+
+    fn root(byte: u8) -> Root {
+        Root::new(&MasterKey::from_slice(&[byte; 32]).unwrap())
+    }
+
+    fn tenant(byte: u8) -> TenantId {
+        TenantId::from_bytes([byte; 16])
+    }
+
+    fn session(byte: u8) -> SessionId {
+        SessionId::from_bytes([byte; 16])
+    }
+
+    #[test]
+    fn a_data_key_reopened_through_the_whole_hierarchy_opens_its_records() {
+        let (keys, wrapped) = root(1).create_tenant(tenant(1)).unwrap();
+        let (data, wrapped_data) = keys.create_data_key(session(1), 1).unwrap();
+        let record = data.seal(&PLACE, b"hello").unwrap();
+        let again = root(1).open_tenant(tenant(1), &wrapped).unwrap();
+        let data = again.open_data_key(session(1), 1, &wrapped_data).unwrap();
+        assert_eq!(&**data.open(&PLACE, &record).unwrap(), b"hello");
+        let key = CanonicalKey::from_stored("agent:main:main");
+        assert_eq!(keys.key_hash(&key), again.key_hash(&key));
+    }
+
+    #[test]
+    fn another_master_key_opens_nothing() {
+        let (_, wrapped) = root(1).create_tenant(tenant(1)).unwrap();
+        assert_eq!(root(2).open_tenant(tenant(1), &wrapped).err(), Some(SealError::Wrap));
+        let (_, pepper) = root(1).create_pepper().unwrap();
+        assert_eq!(root(2).open_pepper(&pepper).err(), Some(SealError::Wrap));
+        assert!(root(1).open_pepper(&pepper).is_ok());
+    }
+
+    #[test]
+    fn a_wrapped_key_opens_only_in_its_own_slot() {
+        let (keys, wrapped) = root(1).create_tenant(tenant(1)).unwrap();
+        assert!(root(1).open_tenant(tenant(2), &wrapped).is_err());
+        let swapped = WrappedTenant { index_root: wrapped.epoch_key.clone(), ..wrapped.clone() };
+        assert!(root(1).open_tenant(tenant(1), &swapped).is_err());
+        assert!(root(1).open_tenant(tenant(1), &WrappedTenant { epoch: 2, ..wrapped }).is_err());
+
+        let (_, data) = keys.create_data_key(session(1), 1).unwrap();
+        assert!(keys.open_data_key(session(2), 1, &data).is_err());
+        assert!(keys.open_data_key(session(1), 2, &data).is_err());
+        let (other, _) = root(1).create_tenant(tenant(2)).unwrap();
+        assert!(other.open_data_key(session(1), 1, &data).is_err());
+    }
+
+    #[test]
+    fn a_key_that_is_not_the_committed_one_is_refused() {
+        let (keys, _) = root(1).create_tenant(tenant(1)).unwrap();
+        let (_, mut data) = keys.create_data_key(session(1), 1).unwrap();
+        data.commitment[0] ^= 1;
+        assert_eq!(keys.open_data_key(session(1), 1, &data).err(), Some(SealError::Commitment));
+    }
+
+    #[test]
+    fn a_wrapped_key_with_any_changed_byte_does_not_open() {
+        let (keys, _) = root(1).create_tenant(tenant(1)).unwrap();
+        let (_, data) = keys.create_data_key(session(1), 1).unwrap();
+        for at in 0..data.key.len() {
+            let mut changed = data.clone();
+            changed.key[at] ^= 1;
+            assert!(keys.open_data_key(session(1), 1, &changed).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn index_hashes_differ_by_tenant_kind_and_content() {
+        let (a, _) = root(1).create_tenant(tenant(1)).unwrap();
+        let (b, _) = root(1).create_tenant(tenant(2)).unwrap();
+        let key = CanonicalKey::from_stored("agent:main");
+        assert_ne!(a.key_hash(&key), b.key_hash(&key));
+        assert_ne!(a.prefix_hash(["agent", "main"]), a.prefix_hash(["agent:main"]));
+        assert_ne!(a.prefix_hash(["agent:main"]), a.key_hash(&key));
+        let run = RunId::parse("r").unwrap();
+        assert_ne!(
+            a.run_hash(PrincipalId::from_bytes([1; 16]), &run),
+            a.run_hash(PrincipalId::from_bytes([2; 16]), &run)
+        );
+    }
+}
