@@ -19,12 +19,15 @@ pub enum Fault {
         /// The limit that passed.
         after: Duration,
     },
-    /// Asked to slow down, or out of quota.
+    /// Asked to slow down.
     #[error("is limiting the rate of requests; try again later")]
     RateLimited {
         /// How long the provider asks to wait.
         retry_after: Option<Duration>,
     },
+    /// The account has no quota left.
+    #[error("says the account has no quota left; check its plan and billing")]
+    OutOfQuota,
     /// The credential was refused.
     #[error("refused the API key; check api_key of this provider")]
     Auth,
@@ -74,7 +77,7 @@ impl Fault {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Timeout { .. } => FailureKind::Timeout,
-            Self::RateLimited { .. } => FailureKind::RateLimit,
+            Self::RateLimited { .. } | Self::OutOfQuota => FailureKind::RateLimit,
             Self::Auth => FailureKind::ProviderAuth,
             Self::ContextLength => FailureKind::ContextLength,
             Self::Refusal => FailureKind::Refusal,
@@ -87,6 +90,14 @@ impl Fault {
             | Self::EndedEarly
             | Self::TooLarge { .. } => FailureKind::ProviderUnavailable,
         }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable | Self::Timeout { .. } | Self::RateLimited { .. } | Self::Failed | Self::EndedEarly
+        )
     }
 }
 
@@ -119,7 +130,8 @@ impl ProviderError {
 impl fmt::Display for ProviderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "The provider {} (model {}) {}", self.provider, self.model, self.fault)?;
-        if let Some(status) = self.status {
+        // A good status says nothing about what went wrong after it.
+        if let Some(status) = self.status.filter(|status| *status >= 300) {
             write!(f, " (HTTP {status})")?;
         }
         match &self.preview {
