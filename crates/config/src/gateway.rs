@@ -1,0 +1,185 @@
+//! `[gateway]`: the file's, over which the environment goes, over which the flags go.
+
+use std::net::SocketAddr;
+
+use crate::environment::{AUTH_MODE, AUTH_PASSWORD, AUTH_TOKEN, BEHIND_TLS_PROXY, Environment, LISTEN};
+use crate::error::Source;
+use crate::load::Overrides;
+use crate::secret::Secret;
+use crate::section::{Found, Place, Problems, Section, unknown};
+use crate::settings::{Auth, Gateway};
+
+/// Where a setting comes from, so that a complaint goes to the right place.
+enum Spot {
+    File(Place),
+    Elsewhere(Source),
+}
+
+impl Spot {
+    fn report(&self, problems: &Problems<'_>, message: impl Into<String>) {
+        match self {
+            Self::File(place) => problems.report(place, message),
+            Self::Elsewhere(source) => problems.report_source(source.clone(), message),
+        }
+    }
+}
+
+fn variable(name: &'static str) -> Spot {
+    Spot::Elsewhere(Source::Variable(name))
+}
+
+pub(crate) fn read(
+    root: &mut Section<'_, '_>,
+    environment: Environment<'_>,
+    flags: &Overrides,
+    problems: &Problems<'_>,
+) -> Gateway {
+    let mut section = root.section("gateway");
+    let mut file = section.as_mut();
+
+    let in_file = file.as_mut().and_then(|s| s.string("listen")).map(|Found { value, at }| (value, Spot::File(at)));
+    let in_variable = environment.get(LISTEN).map(|text| (text.to_owned(), variable(LISTEN)));
+    let listen = match flags.listen {
+        Some(address) => Some((address, Spot::Elsewhere(Source::Flag("--listen")))),
+        None => in_variable.or(in_file).and_then(|(text, spot)| match text.parse::<SocketAddr>() {
+            Ok(address) => Some((address, spot)),
+            Err(_) => {
+                spot.report(problems, "must be an address with a port, such as 127.0.0.1:18789 or [::1]:18789");
+                None
+            }
+        }),
+    };
+
+    let in_file = file.as_mut().and_then(|s| s.boolean("behind_tls_proxy")).is_some_and(|found| found.value);
+    let behind_tls_proxy = match environment.get(BEHIND_TLS_PROXY) {
+        None => in_file,
+        Some("true") => true,
+        Some("false") => false,
+        Some(_) => {
+            variable(BEHIND_TLS_PROXY).report(problems, "must be true or false");
+            true
+        }
+    };
+
+    let mut auth_section = file.and_then(|s| s.section("auth"));
+    let words = auth_section.as_mut().map(|s| AuthWords::of_file(s, environment));
+    if let Some(section) = auth_section {
+        section.finish();
+    }
+    if let Some(section) = section {
+        section.finish();
+    }
+    let auth = AuthWords::of_environment(environment).or(words).unwrap_or_default().decide(problems);
+
+    if let Some((address, spot)) = &listen
+        && !address.ip().to_canonical().is_loopback()
+    {
+        if matches!(auth, Auth::None) {
+            spot.report(
+                problems,
+                format!("{address} is open to other machines, which auth.mode = \"none\" does not allow"),
+            );
+        }
+        if !behind_tls_proxy {
+            spot.report(
+                problems,
+                format!(
+                    "{address} is open to other machines and Watertight speaks no TLS itself: put a TLS proxy in front \
+                     and set gateway.behind_tls_proxy = true, or listen on 127.0.0.1"
+                ),
+            );
+        }
+    }
+    Gateway { listen: listen.map_or(Gateway::DEFAULT_LISTEN, |(address, _)| address), auth, behind_tls_proxy }
+}
+
+/// A secret that is named, though perhaps by a variable that is not set.
+struct Word {
+    text: Option<String>,
+    spot: Spot,
+}
+
+/// `[gateway.auth]` as written. The environment's replaces the file's as a whole, so that a token given for one run
+/// does not meet the password of the file.
+#[derive(Default)]
+struct AuthWords {
+    mode: Option<(String, Spot)>,
+    token: Option<Word>,
+    password: Option<Word>,
+}
+
+impl AuthWords {
+    fn of_file(section: &mut Section<'_, '_>, environment: Environment<'_>) -> Self {
+        let mode = section.string("mode").map(|Found { value, at }| (value, Spot::File(at)));
+        let mut secret = |key| {
+            let Found { value, at } = section.string(key)?;
+            let text = secret_text(&value, &at, environment, section.problems);
+            Some(Word { text, spot: Spot::File(at) })
+        };
+        Self { mode, token: secret("token"), password: secret("password") }
+    }
+
+    fn of_environment(environment: Environment<'_>) -> Option<Self> {
+        let word = |name| environment.get(name).map(|text| Word { text: Some(text.to_owned()), spot: variable(name) });
+        let mode = environment.get(AUTH_MODE).map(|text| (text.to_owned(), variable(AUTH_MODE)));
+        let words = Self { mode, token: word(AUTH_TOKEN), password: word(AUTH_PASSWORD) };
+        (words.mode.is_some() || words.token.is_some() || words.password.is_some()).then_some(words)
+    }
+
+    fn decide(self, problems: &Problems<'_>) -> Auth {
+        let Self { mode, token, password } = self;
+        let mode = match (mode, &token, &password) {
+            (Some((text, spot)), ..) => {
+                if !MODES.contains(&text.as_str()) {
+                    spot.report(problems, unknown("mode", &text, MODES.into_iter()));
+                    return Auth::GeneratedToken;
+                }
+                if text == "password" && password.is_none() {
+                    spot.report(problems, "mode \"password\" needs auth.password");
+                }
+                text
+            }
+            (None, Some(_), Some(second)) => {
+                second.spot.report(problems, "token and password are both given: name one of them in auth.mode");
+                return Auth::GeneratedToken;
+            }
+            (None, None, Some(_)) => "password".to_owned(),
+            (None, _, None) => "token".to_owned(),
+        };
+        for (name, word) in [("token", &token), ("password", &password)] {
+            if let Some(word) = word
+                && mode != name
+            {
+                word.spot.report(problems, format!("has no effect in mode \"{mode}\": remove it"));
+            }
+        }
+        let text = |word: Option<Word>| word.and_then(|word| word.text).map(Secret::new);
+        match mode.as_str() {
+            "none" => Auth::None,
+            "password" => text(password).map_or(Auth::GeneratedToken, Auth::Password),
+            _ => text(token).map_or(Auth::GeneratedToken, Auth::Token),
+        }
+    }
+}
+
+const MODES: [&str; 3] = ["token", "password", "none"];
+
+/// The text of a secret setting after `${…}`; none, where allowed or reported, if there is none.
+pub(crate) fn secret_text(
+    value: &str,
+    at: &Place,
+    environment: Environment<'_>,
+    problems: &Problems<'_>,
+) -> Option<String> {
+    match environment.substitute(value) {
+        Ok(Some(text)) if text.trim().is_empty() => {
+            problems.report(at, "must not be empty: leave it out instead");
+            None
+        }
+        Ok(text) => text,
+        Err(message) => {
+            problems.report(at, message);
+            None
+        }
+    }
+}

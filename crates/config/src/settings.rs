@@ -1,0 +1,166 @@
+//! What a configuration says, after every check.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use url::Url;
+use watertight_core::key::{AgentId, KeyPolicy, Roster};
+
+use crate::secret::Secret;
+
+/// The whole configuration.
+pub struct Config {
+    /// Where the gateway listens and whom it believes.
+    pub gateway: Gateway,
+    /// The agents in the order of the file; never empty.
+    pub agents: Vec<Agent>,
+    /// The providers by name. Always holds `echo`.
+    pub providers: BTreeMap<String, Provider>,
+    /// Where the master key comes from.
+    pub keys: Keys,
+    /// The tenants by name. Always holds `default`.
+    pub tenants: BTreeMap<String, Tenant>,
+    /// What it was read from.
+    pub origin: Origin,
+    pub(crate) roster: Roster,
+}
+
+impl Config {
+    /// The name of the tenant every install has.
+    pub const DEFAULT_TENANT: &'static str = "default";
+    /// The provider that is always there.
+    pub const ECHO_PROVIDER: &'static str = "echo";
+    /// The provider that `OPENAI_API_KEY` brings.
+    pub const OPENAI_PROVIDER: &'static str = "openai";
+    /// The model behind `OPENAI_API_KEY` where `OPENAI_MODEL` names none.
+    pub const DEFAULT_OPENAI_MODEL: &'static str = "gpt-5-mini";
+    /// Base address of an `openai` provider that names none.
+    pub const DEFAULT_OPENAI_URL: &'static str = "https://api.openai.com/v1";
+
+    /// The agents a key may name.
+    pub fn roster(&self) -> Roster {
+        self.roster.clone()
+    }
+
+    /// The agent of a turn that names none (decision 10).
+    pub fn default_agent(&self) -> &Agent {
+        self.agents.iter().find(|agent| agent.default).unwrap_or(&self.agents[0])
+    }
+
+    /// The key policy of tenant `default`, which the command line speaks for.
+    pub fn default_key_policy(&self) -> KeyPolicy {
+        self.tenants.get(Self::DEFAULT_TENANT).map(|tenant| tenant.key_policy).unwrap_or_default()
+    }
+}
+
+/// What a configuration was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file.
+    File(PathBuf),
+    /// No file: one agent, whose provider `OPENAI_API_KEY` brings.
+    OpenAiVariables,
+    /// Nothing: one agent on the echo model.
+    BuiltIn,
+}
+
+/// Where the gateway listens and whom it believes: `[gateway]`.
+pub struct Gateway {
+    /// Address of the listener. Default `127.0.0.1:18789`.
+    pub listen: SocketAddr,
+    /// What a client must show.
+    pub auth: Auth,
+    /// Whether a proxy in front speaks TLS; anything but a loopback address needs it.
+    pub behind_tls_proxy: bool,
+}
+
+impl Gateway {
+    /// The address of a gateway that names none.
+    pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 18789);
+}
+
+/// What a client of the operator must show: `[gateway.auth]`.
+pub enum Auth {
+    /// The token the gateway generated at its first start.
+    GeneratedToken,
+    /// This token.
+    Token(Secret),
+    /// This password.
+    Password(Secret),
+    /// Nothing; loopback only.
+    None,
+}
+
+/// One `[[agents]]` entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Whether the entry says `default = true`; see [`Config::default_agent`].
+    pub default: bool,
+    /// The model it speaks through.
+    pub model: ModelName,
+    /// Its system prompt, from `instructions` or from the text of `instructions_file`.
+    pub instructions: Option<String>,
+}
+
+/// `<provider>/<model>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelName {
+    /// A configured provider's name.
+    pub provider: String,
+    /// The provider's name for the model.
+    pub model: String,
+}
+
+impl std::fmt::Display for ModelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.provider, self.model)
+    }
+}
+
+/// One `[providers.<name>]` entry.
+pub enum Provider {
+    /// The built-in model that repeats what it hears.
+    Echo,
+    /// An OpenAI-compatible endpoint.
+    OpenAi(OpenAi),
+}
+
+/// An OpenAI-compatible endpoint.
+pub struct OpenAi {
+    /// Address under which `chat/completions` lies.
+    pub base_url: Url,
+    /// What the endpoint wants to see.
+    pub api_key: Option<Secret>,
+    /// How it is told which session it serves; none means by its address (decision 9).
+    pub session_header: Option<SessionHeader>,
+    /// The one tenant whose sessions it may see by name; none means `default`.
+    pub tenant: Option<String>,
+}
+
+/// The outgoing `x-openclaw-session-key` (decision 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionHeader {
+    /// The canonical key.
+    Raw,
+    /// A keyed hash.
+    Hashed,
+    /// No header.
+    Off,
+}
+
+/// Where the master key comes from: `[keys]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// `file:<path>`, `credential:<name>` or `command:<command line>`; none means `master.key` in the state directory.
+    pub source: Option<String>,
+}
+
+/// One `[tenants.<name>]` entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenant {
+    /// How it reads keys.
+    pub key_policy: KeyPolicy,
+}
