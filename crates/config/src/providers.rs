@@ -107,8 +107,8 @@ fn base_url(text: &str) -> Result<Url, &'static str> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user or password: use api_key");
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not have a query or a fragment");
+    if url.fragment().is_some() {
+        return Err("must not have a fragment");
     }
     Ok(url)
 }

@@ -130,7 +130,7 @@ pub enum Provider {
 
 /// An OpenAI-compatible endpoint.
 pub struct OpenAi {
-    /// Address under which `chat/completions` lies.
+    /// Address under which `chat/completions` lies; a query is kept.
     pub base_url: Url,
     /// What the endpoint wants to see.
     pub api_key: Option<Secret>,
