@@ -84,7 +84,9 @@ fn read(
     let (table, syntax) = DeTable::parse_recoverable(text.unwrap_or_default());
     if !syntax.is_empty() {
         // What the parser guessed past a syntax error would only draw false complaints.
-        syntax.iter().for_each(|error| problems.syntax(error));
+        for error in &syntax {
+            problems.syntax(error);
+        }
         return Err(ConfigErrors(problems.into_errors()));
     }
 

@@ -53,8 +53,7 @@ impl<'d> Problems<'d> {
     }
 
     fn line_of(&self, offset: usize) -> usize {
-        let upto = &self.text.as_bytes()[..offset.min(self.text.len())];
-        upto.iter().filter(|byte| **byte == b'\n').count() + 1
+        self.text.char_indices().take_while(|(at, _)| *at < offset).filter(|(_, c)| *c == '\n').count() + 1
     }
 }
 

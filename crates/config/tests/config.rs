@@ -1,5 +1,7 @@
 //! What a configuration means, and what is said about a wrong one.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
