@@ -1,0 +1,278 @@
+//! The built program as a child process: `watertight serve` on a state directory of its own.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{interval, timeout};
+
+use crate::PATIENCE;
+use crate::gateway_client::{ConnectError, ConnectOptions, GatewayClient};
+
+/// How often a starting program is asked whether it is ready. It has no other way to tell a stranger.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A state directory and how the program is started on it; survives the program, which can be started again.
+pub struct GatewaySetup {
+    binary: PathBuf,
+    dir: TempDir,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl GatewaySetup {
+    /// A fresh state directory for this binary.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        let dir = TempDir::with_prefix("watertight-test-").expect("a temporary directory");
+        let setup = Self { binary: binary.into(), dir, args: Vec::new(), env: Vec::new() };
+        let private = Permissions::from_mode(0o700);
+        fs::create_dir(setup.state_dir()).expect("the state directory is made");
+        fs::set_permissions(setup.state_dir(), private).expect("the state directory is made private");
+        setup
+    }
+
+    /// Writes `config.toml` in the state directory.
+    #[must_use]
+    pub fn config(self, text: &str) -> Self {
+        let path = self.state_dir().join("config.toml");
+        fs::write(&path, text).expect("the configuration is written");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("the configuration is made private");
+        self
+    }
+
+    /// Adds an environment variable. The program gets no other than these, `PATH`, `HOME` and the state directory.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds an argument of `serve`.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The program with these arguments, on this state directory, in the same clean environment. Killed when dropped.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path())
+            .env("WATERTIGHT_STATE_DIR", self.state_dir())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts `serve` on a free port of loopback and waits until it is ready.
+    pub async fn start(&self) -> Gateway {
+        self.try_start().await.unwrap_or_else(|failed| panic!("the gateway did not start: {failed:?}"))
+    }
+
+    /// Starts `serve`; a program that ends before it is ready is the error.
+    pub async fn try_start(&self) -> Result<Gateway, FailedStart> {
+        let mut args = vec!["serve", "--listen", "127.0.0.1:0"];
+        args.extend(self.args.iter().map(String::as_str));
+        let mut child = self
+            .command(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} is started: {error}", self.binary.display()));
+        let output = Output::default();
+        let readers = [
+            output.collect(child.stdout.take().expect("stdout is piped")),
+            output.collect(child.stderr.take().expect("stderr is piped")),
+        ];
+        let pid = child.id().expect("the child was just started");
+        let mut ticks = interval(POLL);
+        let ready = timeout(PATIENCE, async {
+            loop {
+                tokio::select! {
+                    status = child.wait() => {
+                        let status = status.expect("the child is waited for");
+                        for reader in readers {
+                            let _ = reader.await;
+                        }
+                        return Err(FailedStart { status, output: output.text() });
+                    }
+                    _ = ticks.tick() => {}
+                }
+                if let Some(address) = locked_address(&self.state_dir(), pid)
+                    && http_get(address, "/readyz").await.is_ok_and(|(status, _)| status == 200)
+                {
+                    return Ok(address);
+                }
+            }
+        })
+        .await;
+        match ready {
+            Ok(Ok(address)) => Ok(Gateway { child, pid, address, state_dir: self.state_dir(), output }),
+            Ok(Err(failed)) => Err(failed),
+            Err(elapsed) => panic!("the gateway is not ready: {elapsed}; it said:\n{}", output.text()),
+        }
+    }
+}
+
+/// A program that ended before it was ready.
+#[derive(Debug)]
+pub struct FailedStart {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it said.
+    pub output: String,
+}
+
+/// A running gateway. Killed when dropped.
+pub struct Gateway {
+    child: Child,
+    pid: u32,
+    address: SocketAddr,
+    state_dir: PathBuf,
+    output: Output,
+}
+
+impl Gateway {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address of its WebSocket.
+    pub fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
+    /// The address of its HTTP side, without a slash at the end.
+    pub fn http_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The operator token it wrote at its first start.
+    pub fn token(&self) -> String {
+        let path = self.state_dir.join("operator.token");
+        let token = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} is read: {error}", path.display()));
+        token.trim().to_owned()
+    }
+
+    /// What it wrote to stdout and stderr so far.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
+    /// A connection with the operator token.
+    pub async fn connect(&self) -> GatewayClient {
+        self.try_connect(&ConnectOptions::default())
+            .await
+            .unwrap_or_else(|error| panic!("no connection: {error}; the gateway said:\n{}", self.output()))
+    }
+
+    /// A connection with the operator token and these options.
+    pub async fn try_connect(&self, options: &ConnectOptions) -> Result<GatewayClient, ConnectError> {
+        GatewayClient::connect(&self.url(), Some(&self.token()), options).await
+    }
+
+    /// `GET path`: status and body.
+    pub async fn get(&self, path: &str) -> io::Result<(u16, String)> {
+        http_get(self.address, path).await
+    }
+
+    /// Kills it, as a crash does, and waits until it is gone.
+    pub async fn kill(mut self) -> ExitStatus {
+        self.child.start_kill().expect("the child is ours to kill");
+        self.wait().await
+    }
+
+    /// Sends SIGTERM and waits until it has ended by itself.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait().await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("the child has a process id");
+        kill_process(pid, signal).expect("the child is ours to signal");
+    }
+
+    /// Waits until it has ended.
+    pub async fn wait(&mut self) -> ExitStatus {
+        match timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => status.expect("the child is waited for"),
+            Err(elapsed) => panic!("the gateway did not end: {elapsed}; it said:\n{}", self.output()),
+        }
+    }
+}
+
+/// The address in `serve.lock`, if this process wrote it.
+fn locked_address(state_dir: &Path, pid: u32) -> Option<SocketAddr> {
+    let text = fs::read_to_string(state_dir.join("serve.lock")).ok()?;
+    let lock: Value = serde_json::from_str(&text).ok()?;
+    (lock["pid"] == pid).then(|| lock["address"].as_str()?.parse().ok()).flatten()
+}
+
+/// `GET path` over a connection of its own: status and body.
+pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no HTTP answer: {head:.200}")))?;
+        Ok((status, body.to_owned()))
+    };
+    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// What a child wrote, line by line as it came.
+#[derive(Clone, Debug, Default)]
+struct Output(Arc<Mutex<String>>);
+
+impl Output {
+    fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn collect(&self, stream: impl AsyncRead + Unpin + Send + 'static) -> tokio::task::JoinHandle<()> {
+        let output = self.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut text = output.0.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&line);
+                text.push('\n');
+            }
+        })
+    }
+}
