@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -22,6 +22,9 @@ use crate::gateway_client::{ConnectError, ConnectOptions, GatewayClient};
 
 /// How often a starting program is asked whether it is ready. It has no other way to tell a stranger.
 const POLL: Duration = Duration::from_millis(20);
+
+/// A free port of loopback, which the system picks.
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A state directory and how the program is started on it; survives the program, which can be started again.
 pub struct GatewaySetup {
@@ -88,12 +91,23 @@ impl GatewaySetup {
 
     /// Starts `serve` on a free port of loopback and waits until it is ready.
     pub async fn start(&self) -> Gateway {
-        self.try_start().await.unwrap_or_else(|failed| panic!("the gateway did not start: {failed:?}"))
+        self.start_at(ANY_PORT).await
+    }
+
+    /// [`Self::start`] at this address, such as that of a gateway that was stopped.
+    pub async fn start_at(&self, address: SocketAddr) -> Gateway {
+        let started = self.serve(address).await;
+        started.unwrap_or_else(|failed| panic!("the gateway did not start: {failed:?}"))
     }
 
     /// Starts `serve`; a program that ends before it is ready is the error.
     pub async fn try_start(&self) -> Result<Gateway, FailedStart> {
-        let mut args = vec!["serve", "--listen", "127.0.0.1:0"];
+        self.serve(ANY_PORT).await
+    }
+
+    async fn serve(&self, address: SocketAddr) -> Result<Gateway, FailedStart> {
+        let listen = address.to_string();
+        let mut args = vec!["serve", "--listen", &listen];
         args.extend(self.args.iter().map(String::as_str));
         let mut child = self
             .command(&args)
