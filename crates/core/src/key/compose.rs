@@ -136,3 +136,48 @@ impl Conversation<'_> {
         compose(&parts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(user: &str, thread: &str) -> String {
+        let route = Route::Direct { channel: "clawg-ui", peer: "dev1" };
+        Conversation { route, user: Some(user), thread: Some(thread) }.compose().unwrap().as_str().to_owned()
+    }
+
+    #[test]
+    fn plain_parts_stand_as_they_are() {
+        assert_eq!(rest("Alice@example.org", "T1"), "clawg-ui:direct:dev1:user:Alice@example.org:thread:T1");
+        let main = Conversation { route: Route::Main, user: Some("a"), thread: None };
+        assert_eq!(main.compose().unwrap().as_str(), "main:user:a");
+    }
+
+    #[test]
+    fn a_delimiter_in_the_user_or_thread_forges_nothing() {
+        assert_ne!(rest("alice:thread:x", "y"), rest("alice", "x:thread:y"));
+        assert_eq!(rest("alice:thread:x", "y"), "clawg-ui:direct:dev1:user:alice%3Athread%3Ax:thread:y");
+        assert_ne!(rest("a:b", "y"), rest("a%3Ab", "y"));
+    }
+
+    #[test]
+    fn what_a_key_may_not_hold_is_escaped() {
+        assert_eq!(rest("é", "a b"), "clawg-ui:direct:dev1:user:%C3%A9:thread:a%20b");
+        assert_eq!(rest("../x", "..."), "clawg-ui:direct:dev1:user:.%2E/x:thread:.%2E.");
+        assert_eq!(rest("Cron", "hooks"), "clawg-ui:direct:dev1:user:%43ron:thread:hooks");
+    }
+
+    #[test]
+    fn an_empty_part_is_refused() {
+        assert_eq!(compose(&[]), Err(KeyError::Empty));
+        assert_eq!(compose(&[Part::Word("user"), Part::Opaque("")]), Err(KeyError::EmptySegment));
+    }
+
+    #[test]
+    fn only_results_of_composition_can_be_taken_apart() {
+        assert_eq!(decompose("user:a%3Ab").unwrap(), ["user", "a:b"]);
+        for text in ["", "a::b", "%", "%4", "%zz", "%FF", "%+1"] {
+            assert_eq!(decompose(text), None, "{text}");
+        }
+    }
+}

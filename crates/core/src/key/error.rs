@@ -100,13 +100,13 @@ pub enum KeyError {
         agent: Printable,
     },
     /// No such agent is configured.
-    #[error("Agent \"{agent}\" is not configured.")]
+    #[error("Agent \"{agent}\" no longer exists in configuration")]
     UnknownAgent {
         /// The id as the caller named it.
         agent: Printable,
     },
     /// The key belongs to another agent than the one named beside it.
-    #[error("The session key belongs to agent \"{key_agent}\", not \"{agent}\". Name one of them.")]
+    #[error("The agent-scoped session key belongs to \"{key_agent}\", not \"{agent}\".")]
     AgentMismatch {
         /// The agent in the key.
         key_agent: Printable,
@@ -130,7 +130,8 @@ impl KeyError {
         Self::BadAgentId { agent: Printable::new(agent) }
     }
 
-    pub(crate) fn unknown_agent(agent: &str) -> Self {
+    /// No agent of this id is configured.
+    pub fn unknown_agent(agent: &str) -> Self {
         Self::UnknownAgent { agent: Printable::new(agent) }
     }
 

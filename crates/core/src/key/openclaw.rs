@@ -7,17 +7,25 @@
 //! * [`text`]: trimming and lower-casing as JavaScript does them, and the peer ids that keep their case.
 //! * [`shape`](mod@shape): what a key's text is: agent key, malformed, sentinel, anything else; parsing.
 //! * [`agent_id`]: validating and slugging agent ids.
+//! * [`class`]: sub-agent, cron, ACP and incognito keys; the display kind; the chat type.
 //! * [`store`]: from request key to store key: main aliases, sentinels, owners.
+//! * [`request`]: the key and the owner that the selectors of one command mean.
+//! * [`session_id`]: which ids may name a transcript, and which session an id means.
 
 pub mod agent_id;
+pub mod class;
+pub mod request;
+pub mod session_id;
 pub mod shape;
 pub mod store;
 pub mod text;
 
 pub use agent_id::{is_valid_agent_id, normalize_agent_id};
 pub use shape::{AgentKey, Shape, is_sentinel, parse_agent_key, shape};
-pub use store::StoreRules;
+pub use store::{MainKeyRules, SessionScoping, StoreRules};
 pub use text::fold;
+
+use std::fmt::Write as _;
 
 use super::KeyError;
 
@@ -40,7 +48,8 @@ pub(super) fn fold_proof(composed: &str) -> String {
             hex_digits -= 1;
             spelt.push(c.to_ascii_lowercase());
         } else if c.is_ascii_uppercase() {
-            spelt.push_str(&format!("%{:02x}", u32::from(c)));
+            // Writing to a String cannot fail.
+            let _ = write!(spelt, "%{:02x}", u32::from(c));
         } else {
             hex_digits = if c == '%' { 2 } else { 0 };
             spelt.push(c);
