@@ -76,9 +76,7 @@ impl VerbSet {
     /// Whether the set allows `verb`, directly or because a stronger verb implies it.
     pub fn allows(self, verb: Verb) -> bool {
         let holds = |v: Verb| self.0 & v.bit() != 0;
-        holds(verb)
-            || holds(Verb::Admin)
-            || (matches!(verb, Verb::Read | Verb::Talk) && holds(Verb::Write))
+        holds(verb) || holds(Verb::Admin) || (matches!(verb, Verb::Read | Verb::Talk) && holds(Verb::Write))
     }
 
     /// The verbs that both sets allow; never more than either.

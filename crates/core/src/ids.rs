@@ -13,6 +13,7 @@ pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
     /// The time `millis` later.
+    #[must_use]
     pub fn plus_millis(self, millis: i64) -> Self {
         Self(self.0.saturating_add(millis))
     }

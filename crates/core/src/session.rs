@@ -45,7 +45,8 @@ pub struct SessionColumns {
 impl SessionRecord {
     /// Row decoding: a session read from the store, or drafted there for a key that has none.
     pub fn decode(columns: SessionColumns) -> Self {
-        let SessionColumns { tenant, id, key, owner, generation, generation_no, lifecycle, created_at, draft } = columns;
+        let SessionColumns { tenant, id, key, owner, generation, generation_no, lifecycle, created_at, draft } =
+            columns;
         Self { tenant, id, key, owner, generation, generation_no, lifecycle, created_at, draft }
     }
 
