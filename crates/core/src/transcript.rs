@@ -282,7 +282,11 @@ mod tests {
             message: Message::Assistant {
                 content: vec![
                     Block::from_text("hi"),
-                    Block::ToolCall(ToolCall { id: "c1".into(), name: "time".into(), arguments: serde_json::json!({}) }),
+                    Block::ToolCall(ToolCall {
+                        id: "c1".into(),
+                        name: "time".into(),
+                        arguments: serde_json::json!({}),
+                    }),
                 ],
                 model: ModelRef { provider: "echo".into(), model: "echo".into() },
                 usage: Some(Usage { input: 1, output: 2, cache_read: 3, cache_write: 0 }),

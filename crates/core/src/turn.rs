@@ -143,9 +143,7 @@ impl Turn {
                 *self = Self::Tools { round, waiting: calls.clone() };
                 vec![Effect::RunTools(calls)]
             }
-            (Self::Calling { .. }, Command::CallFailed { kind, message }) => {
-                self.end(Ending::Failed { kind, message })
-            }
+            (Self::Calling { .. }, Command::CallFailed { kind, message }) => self.end(Ending::Failed { kind, message }),
             (Self::Tools { round, waiting }, Command::ToolRecorded { call_id }) => {
                 // Strictly by call id, each once: a result nobody asked for is not counted.
                 if let Some(found) = waiting.iter().position(|call| call.id == call_id) {
