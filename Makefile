@@ -35,7 +35,7 @@ bench:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; else echo 'cargo-deny not found: skipped'; fi
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check licenses bans sources; else echo 'cargo-deny not found: skipped'; fi
 
 fmt:
 	$(CARGO) fmt --all

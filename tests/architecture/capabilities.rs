@@ -20,6 +20,8 @@ enum Place {
     Conformance,
     /// The store.
     Store,
+    /// The scopes for tests of what lies below admission. No product crate can reach them: see [`crate::edges`].
+    Testkit,
 }
 
 impl Place {
@@ -34,21 +36,22 @@ impl Place {
                 .is_some_and(|rest| rest.split('/').any(|part| part == "rows" || part == "rows.rs")),
             Self::Conformance => module("crates/store/src/conformance") || path.starts_with("crates/store/tests/"),
             Self::Store => path.starts_with("crates/store/"),
+            Self::Testkit => path == "crates/testkit/src/scope.rs",
         }
     }
 }
 
 /// A function of `core::scope`, called by its path or imported.
 const FUNCTIONS: (&[&str], &[Place]) =
-    (&["authenticate", "admit", "authorize"], &[Place::Core, Place::Admission, Place::Conformance]);
+    (&["authenticate", "admit", "authorize"], &[Place::Core, Place::Admission, Place::Conformance, Place::Testkit]);
 
 /// Associated functions: type, function, places.
 const CONSTRUCTORS: &[(&str, &str, &[Place])] = &[
-    ("CredentialRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance]),
-    ("Grants", "decode", &[Place::Core, Place::Rows, Place::Conformance]),
-    ("SessionRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance]),
-    ("RunRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance]),
-    ("CredentialRecord", "from_config", &[Place::Core, Place::Admission, Place::Conformance]),
+    ("CredentialRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
+    ("Grants", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
+    ("SessionRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
+    ("RunRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
+    ("CredentialRecord", "from_config", &[Place::Core, Place::Admission, Place::Conformance, Place::Testkit]),
     ("Steward", "from_opened_keystore", &[Place::Core, Place::Housekeeping, Place::Conformance]),
 ];
 

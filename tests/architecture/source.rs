@@ -154,11 +154,11 @@ fn words(text: &str) -> Vec<String> {
 
 #[test]
 fn comments_and_literals_are_not_words() {
-    let text = r####"
+    let text = r##"
         // gone
         /* gone /* nested */ gone */ kept1
         "gone \" gone" kept2 r#"gone " gone"# kept3 b"gone" 'g' '\'' kept4 '\u{67}' kept5
-    "####;
+    "##;
     assert_eq!(words(text), ["kept1", "kept2", "kept3", "kept4", "kept5"]);
 }
 
