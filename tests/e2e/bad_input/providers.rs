@@ -87,3 +87,21 @@ async fn a_provider_that_hangs_up_ends_the_turn_with_an_error() {
     let turn = turn_against(Reply::close()).await;
     assert_error(&turn, None, "");
 }
+
+#[tokio::test]
+async fn a_provider_that_never_answers_is_given_up_at_the_turn_s_time_limit() {
+    let model = MockProvider::start().await;
+    model.push(Reply::hang());
+    let gateway = stage::with_model(&model, "").await;
+    let mut client = gateway.client().await;
+    let params = serde_json::json!({
+        "sessionKey": "agent:main:slow", "message": "hello", "timeout": 1, "idempotencyKey": "slow-1",
+    });
+    let id = client.start("agent", params).await;
+    assert_eq!(client.response(&id).await["payload"]["status"], "accepted");
+    let end = client.response(&id).await;
+    assert_eq!(end["payload"]["status"], "timeout", "{end:#}");
+    model.wait_for_disconnects(1).await;
+    let turn = client.chat("agent:main:slow", "are you back?").await;
+    assert_eq!(turn.text(), "are you back?", "the session is not stuck");
+}
