@@ -422,3 +422,128 @@ fn take_frame(shared: &Shared, frame: Value) {
         shared.progress.send_modify(|progress| progress.events += 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
+    use tokio_tungstenite::accept_async;
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+    type ServerSocket = WebSocketStream<TcpStream>;
+
+    async fn send(socket: &mut ServerSocket, frame: Value) {
+        socket.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    async fn receive(socket: &mut ServerSocket) -> Value {
+        serde_json::from_str(socket.next().await.unwrap().unwrap().to_text().unwrap()).unwrap()
+    }
+
+    /// A gateway that serves one connection by this script.
+    async fn gateway<F: Future<Output = ()> + Send>(
+        script: impl FnOnce(ServerSocket) -> F + Send + 'static,
+    ) -> (String, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut socket = accept_async(socket).await.unwrap();
+            let payload = json!({"nonce": "n", "ts": 1});
+            send(&mut socket, json!({"type": "event", "event": "connect.challenge", "payload": payload})).await;
+            script(socket).await;
+        });
+        (url, served)
+    }
+
+    #[tokio::test]
+    async fn it_connects_asks_hears_events_and_sees_the_close() {
+        let (url, served) = gateway(|mut socket| async move {
+            let connect = receive(&mut socket).await;
+            assert_eq!(connect["params"]["auth"]["token"], "t");
+            send(&mut socket, json!({"type": "res", "id": connect["id"], "ok": true, "payload": {"type": "hello-ok"}}))
+                .await;
+
+            let agent = receive(&mut socket).await;
+            for status in ["accepted", "ok"] {
+                send(&mut socket, json!({"type": "event", "event": "agent", "payload": {"of": status}})).await;
+                send(&mut socket, json!({"type": "res", "id": agent["id"], "ok": true, "payload": {"status": status}}))
+                    .await;
+            }
+            let bad = receive(&mut socket).await;
+            send(
+                &mut socket,
+                json!({"type": "res", "id": bad["id"], "ok": false, "error": {"code": "X", "message": "no"}}),
+            )
+            .await;
+            let frame = CloseFrame { code: 1012.into(), reason: "restart".into() };
+            socket.close(Some(frame)).await.unwrap();
+        })
+        .await;
+
+        let client = GatewayClient::connect(&url, Some("t"), &ConnectOptions::default()).await.unwrap();
+        assert_eq!(
+            (client.challenge()["nonce"].as_str(), client.hello()["type"].as_str()),
+            (Some("n"), Some("hello-ok"))
+        );
+        let (accepted, last) = client.request_final("agent", json!({})).await.unwrap();
+        assert_eq!((accepted["status"].as_str(), last.unwrap()["status"].as_str()), (Some("accepted"), Some("ok")));
+        // Out of order: what does not fit stays for later.
+        client.next_payload("agent", |payload| payload["of"] == "ok").await;
+        client.next_payload("agent", |payload| payload["of"] == "accepted").await;
+        assert_eq!(client.request("bad", json!({})).await.unwrap_err()["code"], "X");
+        assert_eq!(client.closed().await, Closed { code: Some(1012), reason: "restart".into() });
+        assert_eq!(client.request("late", json!({})).await.unwrap_err()["code"], "CLOSED");
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_connect_tells_the_error_and_the_close_code() {
+        let (url, served) = gateway(|mut socket| async move {
+            let connect = receive(&mut socket).await;
+            send(
+                &mut socket,
+                json!({"type": "res", "id": connect["id"], "ok": false, "error": {"code": "INVALID_REQUEST"}}),
+            )
+            .await;
+            let frame = CloseFrame { code: 1008.into(), reason: "unauthorized".into() };
+            socket.close(Some(frame)).await.unwrap();
+        })
+        .await;
+        match GatewayClient::connect(&url, None, &ConnectOptions::default()).await {
+            Err(ConnectError::Refused { error, closed }) => {
+                assert_eq!((error["code"].as_str(), closed.code), (Some("INVALID_REQUEST"), Some(1008)));
+            }
+            other => panic!("{:?}", other.err()),
+        }
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_sees_nothing_until_it_goes_on() {
+        let (sent, was_sent) = oneshot::channel();
+        let (url, served) = gateway(|mut socket| async move {
+            let ask = receive(&mut socket).await;
+            send(&mut socket, json!({"type": "event", "event": "held", "payload": {}})).await;
+            send(&mut socket, json!({"type": "res", "id": ask["id"], "ok": true})).await;
+            sent.send(()).unwrap();
+            while socket.next().await.is_some() {}
+        })
+        .await;
+        let client = GatewayClient::open(&url, &[]).await.unwrap();
+        client.set_reading(false);
+        let mut answers = client.send("ask", None).await;
+        was_sent.await.unwrap();
+        // Another connection's round trip: by then the reader would have been woken.
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (connected, accepted) = tokio::join!(TcpStream::connect(other.local_addr().unwrap()), other.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        assert_eq!(client.events().len(), 1, "only the challenge");
+        client.set_reading(true);
+        assert!(answers.next().await.is_some());
+        drop(answers);
+        drop(client);
+        served.await.unwrap();
+    }
+}

@@ -45,7 +45,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        let minutes_2 = Duration::from_secs(120);
+        let minutes_2 = Duration::from_mins(2);
         Self { connect: Duration::from_secs(10), first_byte: minutes_2, idle: minutes_2 }
     }
 }
@@ -69,7 +69,7 @@ impl Default for RetryBudget {
             retries: 2,
             base_delay: Duration::from_millis(500),
             max_retry_after: Duration::from_secs(20),
-            total: Duration::from_secs(60),
+            total: Duration::from_mins(1),
         }
     }
 }

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -185,6 +186,8 @@ fn streamed(pieces: Vec<Piece>, end: End, outcome: Outcome) -> HttpBody {
             End::Early => outcome.ours(),
             End::Cut => {
                 outcome.ours();
+                // A body that is not ready for a moment makes the server flush what it has.
+                yield_now().await;
                 return Some((Err(io::Error::other("told to die")), None));
             }
             End::Silence => std::future::pending().await,
