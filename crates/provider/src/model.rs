@@ -51,7 +51,7 @@ pub struct ModelRequest {
     pub messages: Vec<Message>,
     /// Tools the model may ask for.
     pub tools: Vec<ToolSpec>,
-    /// Thinking level, passed on as `reasoning_effort`.
+    /// Thinking level, passed on as `reasoning_effort`; `off` is sent as none.
     pub thinking: Option<String>,
     /// The run the call belongs to. For our own log; never sent.
     pub run: RunId,

@@ -82,7 +82,8 @@ impl Call {
                 .into_iter()
                 .map(|tool| ChatTool::new(tool.name, tool.description, tool.parameters))
                 .collect(),
-            reasoning_effort: request.thinking,
+            // "off" is our word for it; providers have no common one, and none is what most take for it.
+            reasoning_effort: request.thinking.filter(|level| level != "off"),
         };
         let body = chat.into_streaming_body(&endpoint.options.extra_body).to_string();
         Self {

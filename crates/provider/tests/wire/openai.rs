@@ -92,6 +92,15 @@ async fn the_request_body_is_as_documented() {
 }
 
 #[tokio::test]
+async fn thinking_that_is_off_is_not_asked_for() {
+    let mock = MockProvider::start().await;
+    let mut request = user("hi");
+    request.thinking = Some("off".into());
+    collect(&Setup::new(&mock).provider(), KEY, request).await.1.unwrap();
+    assert!(mock.requests()[0].body.get("reasoning_effort").is_none());
+}
+
+#[tokio::test]
 async fn a_plain_answer_to_a_streaming_request_is_accepted() {
     let mock = MockProvider::start().await;
     mock.push(Reply::text("plain").plain());
