@@ -290,3 +290,25 @@ impl Output {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_ends_before_it_is_ready_is_told_with_its_output() {
+        // The shell takes `serve` for a script's name, and finds none.
+        let failed = GatewaySetup::new("/bin/sh").try_start().await.err().unwrap();
+        assert!(!failed.status.success());
+        assert!(failed.output.contains("serve"), "{failed:?}");
+    }
+
+    #[test]
+    fn only_the_lock_of_the_process_itself_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(locked_address(dir.path(), 7), None);
+        fs::write(dir.path().join("serve.lock"), r#"{"pid":7,"address":"127.0.0.1:4000"}"#).unwrap();
+        assert_eq!(locked_address(dir.path(), 7), Some("127.0.0.1:4000".parse().unwrap()));
+        assert_eq!(locked_address(dir.path(), 8), None);
+    }
+}
