@@ -9,6 +9,7 @@
 
 pub mod error;
 pub mod model;
+pub mod sqlite;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use watertight_core::transcript::Entry;
 use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
 
 pub use error::StoreError;
+pub use sqlite::{OpenError, SqliteStore};
 use model::{
     Batch, Committed, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenSession,
     SessionPage, SessionRow, TenantRow,

@@ -1,0 +1,497 @@
+//! The embedded store: `store.db` behind one writer thread and a few readers, `keys.db` for wrapped keys.
+//!
+//! * [`checks`]: what must hold before it opens (isolation.md C8).
+//! * [`migration`]: schema steps with checksums.
+//! * [`writer`]: the writer thread and its group commit. [`readers`]: the read-only connections.
+//! * [`keystore`]: `keys.db`. [`vault`]: the opened keys and the pool of keys for sessions to come.
+//! * [`rows`]: decoding and verification, the only place that makes core's records.
+//! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`]: one per family of operations.
+//! * [`fault`]: what SQLite's and seal's errors mean to a caller.
+//!
+//! Records are sealed and opened on the caller's side or on a reader's thread; the writer sees SQL only.
+
+mod checks;
+mod commit;
+mod fault;
+mod keystore;
+mod list;
+mod migration;
+mod readers;
+mod rows;
+mod session;
+mod tenants;
+mod transcript;
+mod vault;
+mod writer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OpenFlags};
+use watertight_core::grant::{Grants, Verb};
+use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, TenantId, UnixMillis};
+use watertight_core::principal::CredentialRecord;
+use watertight_core::run::RunRecord;
+use watertight_core::session::{SessionColumns, SessionRecord};
+use watertight_core::transcript::Entry;
+use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
+use watertight_seal::keyring::Root;
+use watertight_seal::master::MasterKey;
+use watertight_seal::names::HashedNames;
+use watertight_seal::token::TokenHasher;
+
+use self::checks::StoreLock;
+use self::commit::{Context, Target};
+use self::keystore::Keystore;
+use self::list::Reach;
+use self::readers::Readers;
+use self::session::{Drafts, FIRST_GENERATION, FIRST_LIFE, Site};
+use self::vault::Vault;
+use self::writer::Writer;
+use crate::model::{
+    Batch, Committed, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenSession,
+    SessionPage, SessionRow, TenantRow,
+};
+use crate::{Store, StoreError, StoreFuture};
+
+/// Why a store was not opened. Texts say what to do; none holds stored content.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// This SQLite can lose data in WAL mode.
+    #[error("SQLite {found} can damage a write-ahead log; 3.51.3 or later is needed: rebuild with the bundled SQLite")]
+    OldSqlite {
+        /// Its version.
+        found: String,
+    },
+    /// The state directory or a file in it cannot be used.
+    #[error("cannot use {path}: {source}")]
+    Directory {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite's locks and syncs do not hold there.
+    #[error("{path} is on a network file system ({name}), where a write may be lost: use a directory on a local disk")]
+    NetworkFileSystem {
+        /// The state directory.
+        path: PathBuf,
+        /// What file system.
+        name: &'static str,
+    },
+    /// Somebody else has it open.
+    #[error("the store in {path} is in use by {holder}: stop that first, or name another state directory")]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+        /// Who.
+        holder: String,
+    },
+    /// `store.db` is there without the keys to it.
+    #[error("{path} exists but keys.db beside it does not: restore keys.db; without it the stored sessions cannot be read")]
+    KeystoreMissing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// `keys.db` is there without the store.
+    #[error("{path} exists but store.db beside it does not: restore store.db, or move keys.db away to start empty")]
+    StoreMissing {
+        /// The keystore.
+        path: PathBuf,
+    },
+    /// Another master key made this store.
+    #[error("the master key does not open this store: use the key it was made with; nothing was written")]
+    WrongMasterKey,
+    /// Database and keystore come from different stores.
+    #[error("store.db and keys.db do not belong together: restore both from the same moment")]
+    NotTogether,
+    /// A later version of the program wrote it.
+    #[error("the store is at schema {found}, this program knows {known}: use the program that wrote it, or a later one")]
+    NewerSchema {
+        /// The store's version.
+        found: u32,
+        /// The latest known version.
+        known: u32,
+    },
+    /// The schema was applied from other files than ours.
+    #[error("schema step {version} of the store is not the one this program has: it was changed after it was applied")]
+    ChangedSchema {
+        /// Which step.
+        version: u32,
+    },
+    /// The check after an unclean end found damage.
+    #[error("the store is damaged ({found}): restore it from a backup")]
+    Damaged {
+        /// What SQLite found.
+        found: String,
+    },
+    /// SQLite did not take a setting that durability or safety needs.
+    #[error("SQLite runs with {name} = {found} instead of {expected}")]
+    Setting {
+        /// The pragma.
+        name: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The operating system gave no random bytes.
+    #[error("no random bytes from the operating system")]
+    Random,
+    /// Anything else SQLite said.
+    #[error("the store cannot be opened: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The opened store refused its first reads.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Figures since the store was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Synced transactions in `store.db`.
+    pub commits: u64,
+    /// Writes carried by them; those beyond `commits` shared a sync.
+    pub writes: u64,
+    /// Synced transactions in `keys.db`.
+    pub keystore_syncs: u64,
+}
+
+/// The embedded store. Closing or dropping it finishes what is queued and marks the end as clean.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Arc<Readers>,
+    vault: Arc<Vault>,
+    drafts: Drafts,
+    /// One tenant is made at a time, so that two starts of one name make one set of keys.
+    bootstrap: tokio::sync::Mutex<()>,
+    schema_version: u32,
+    _lock: StoreLock,
+}
+
+const STORE_FILE: &str = "store.db";
+const KEYS_FILE: &str = "keys.db";
+
+impl SqliteStore {
+    /// Whether a store was ever made in `dir`; when not, a missing master key may be made too.
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(STORE_FILE).exists() || dir.join(KEYS_FILE).exists()
+    }
+
+    /// Opens the store in `dir`, or makes one where there is none. Blocks; call it before serving.
+    ///
+    /// Refuses a wrong master key, half a store, an unknown schema, a network file system, a second opener and an unsafe
+    /// SQLite before anything is written.
+    pub fn open(dir: &Path, master: &MasterKey) -> Result<Self, OpenError> {
+        checks::sqlite_version()?;
+        checks::directory(dir)?;
+        let mut lock = StoreLock::take(dir)?;
+        let (store_path, keys_path) = (dir.join(STORE_FILE), dir.join(KEYS_FILE));
+        match (store_path.exists(), keys_path.exists()) {
+            (true, false) => return Err(OpenError::KeystoreMissing { path: store_path }),
+            // A first start that broke off between the two files leaves a keystore that guards nothing.
+            (false, true) if Keystore::guards_data(&keys_path)? => {
+                return Err(OpenError::StoreMissing { path: keys_path });
+            }
+            _ => {}
+        }
+        let root = Root::new(master);
+        let keystore = Keystore::open(&keys_path, &root)?;
+        let (conn, schema_version) = open_database(&store_path, keystore.store_id)?;
+        let vault = Vault::open(root, keystore)?;
+        let writer = Writer::start(conn)?;
+        let readers = Readers::open(&store_path)?;
+        lock.sign().map_err(|source| OpenError::Directory { path: dir.to_owned(), source })?;
+        Ok(Self {
+            writer,
+            readers: Arc::new(readers),
+            vault: Arc::new(vault),
+            drafts: Drafts::default(),
+            bootstrap: tokio::sync::Mutex::new(()),
+            schema_version,
+            _lock: lock,
+        })
+    }
+
+    /// Finishes what is queued, folds the log into the database and marks the end as clean.
+    pub async fn close(self) {
+        // Waiting for the writer blocks; dropping does it.
+        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
+    /// Hashes presented tokens and passwords for comparison with stored ones.
+    pub fn token_hasher(&self) -> Arc<TokenHasher> {
+        self.vault.hasher()
+    }
+
+    /// The session's names for a provider in header mode `hashed`.
+    pub fn hashed_names(&self, scope: &SessionScope) -> Result<HashedNames, StoreError> {
+        Ok(self.vault.tenant(scope.tenant())?.hashed_names(scope))
+    }
+
+    /// Figures since the store was opened.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            commits: self.writer.commits(),
+            writes: self.writer.operations(),
+            keystore_syncs: self.vault.syncs(),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection, &Vault) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let vault = self.vault.clone();
+        self.readers.run(move |conn| read(conn, &vault)).await
+    }
+
+    fn drafted_at(&self, site: &Site) -> UnixMillis {
+        self.drafts.time(site.session).unwrap_or_default()
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.writer.stop();
+        self.vault.close();
+    }
+}
+
+/// Opens `store.db` for writing, checks it and brings its schema up to date.
+fn open_database(path: &Path, store_id: [u8; 16]) -> Result<(Connection, u32), OpenError> {
+    checks::private_file(path)?;
+    let mut conn =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    checks::common_settings(&conn)?;
+    if migration::check(&conn, migration::STORE)? > 0 {
+        let (id, clean): ([u8; 16], bool) =
+            conn.query_row("SELECT store_id, clean FROM store WHERE id = 1", [], |row| row.try_into())?;
+        if id != store_id {
+            return Err(OpenError::NotTogether);
+        }
+        if !clean {
+            tracing::info!("the store was not closed in order; checking it");
+            checks::quick_check(&conn)?;
+        }
+    }
+    checks::pragma(&conn, "journal_mode", "WAL", "wal")?;
+    checks::pragma(&conn, "synchronous", "FULL", "2")?;
+    checks::pragma(&conn, "fullfsync", "ON", "1")?;
+    checks::pragma(&conn, "checkpoint_fullfsync", "ON", "1")?;
+    // The writer decides when to checkpoint, between groups.
+    checks::pragma(&conn, "wal_autocheckpoint", "0", "0")?;
+    let version = migration::apply(&mut conn, migration::STORE, |conn| {
+        conn.execute(
+            "INSERT INTO store (id, store_id, clean) VALUES (1, ?1, 0) ON CONFLICT (id) DO UPDATE SET clean = 0",
+            [store_id],
+        )?;
+        Ok(())
+    })?;
+    Ok((conn, version))
+}
+
+/// The scope must allow the verb; a refusal reads like "missing".
+fn demand(scope: &SessionScope, verb: Verb) -> Result<(), StoreError> {
+    if scope.allows(verb) { Ok(()) } else { Err(StoreError::NotPermitted) }
+}
+
+impl Store for SqliteStore {
+    fn credential<'a>(&'a self, id: &'a CredentialId) -> StoreFuture<'a, Option<CredentialRecord>> {
+        let id = id.as_str().to_owned();
+        Box::pin(self.read(move |conn, _| rows::credential(conn, &id)))
+    }
+
+    fn schema_version(&self) -> StoreFuture<'_, u32> {
+        Box::pin(std::future::ready(Ok(self.schema_version)))
+    }
+
+    fn grants<'a>(&'a self, caller: &'a Caller) -> StoreFuture<'a, Grants> {
+        let (tenant, principal) = (caller.tenant(), caller.principal());
+        Box::pin(self.read(move |conn, vault| rows::grants(conn, &*vault.tenant(tenant)?, principal)))
+    }
+
+    fn list<'a>(&'a self, caller: &'a Caller, grants: &'a Grants, query: ListQuery) -> StoreFuture<'a, SessionPage> {
+        let tenant = caller.tenant();
+        let reach: Reach = list::reach(caller, grants, &query);
+        Box::pin(self.read(move |conn, vault| list::page(conn, vault, &*vault.tenant(tenant)?, &reach, &query)))
+    }
+
+    fn find_generation<'a>(
+        &'a self,
+        caller: &'a Caller,
+        id: &'a GenerationId,
+    ) -> StoreFuture<'a, Vec<GenerationHit>> {
+        let (tenant, id) = (caller.tenant(), id.clone());
+        Box::pin(self.read(move |conn, vault| session::find_generation(conn, vault, tenant, &id)))
+    }
+
+    fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>> {
+        let (tenant, principal, id) = (caller.tenant(), caller.principal(), id.clone());
+        Box::pin(self.read(move |conn, vault| {
+            let hash = vault.tenant(tenant)?.run_hash(principal, &id);
+            let raw = rows::RunRaw::find(conn, tenant, principal, &hash)?;
+            raw.map(|raw| raw.open(conn, vault, tenant, principal, &hash)).transpose()
+        }))
+    }
+
+    fn find_session<'a>(&'a self, permit: &'a KeyPermit) -> StoreFuture<'a, Option<SessionRecord>> {
+        let (tenant, key) = (permit.tenant(), permit.key().clone());
+        Box::pin(self.read(move |conn, vault| session::find(conn, vault, tenant, &key)))
+    }
+
+    fn draft_session<'a>(
+        &'a self,
+        permit: &'a KeyPermit,
+        generation: Option<GenerationId>,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, SessionRecord> {
+        Box::pin(async move {
+            if !permit.may_create() {
+                return Err(StoreError::NotPermitted);
+            }
+            let drawn = self.vault.draw(permit.tenant(), &self.readers).await?;
+            let generation = match generation {
+                Some(generation) => generation,
+                None => GenerationId::from_uuid(
+                    uuid::Builder::from_random_bytes(watertight_seal::random()?).into_uuid(),
+                ),
+            };
+            self.drafts.add(drawn.session, now);
+            Ok(rows::session_record(SessionColumns {
+                tenant: permit.tenant(),
+                id: drawn.session,
+                key: permit.key().clone(),
+                owner: permit.principal(),
+                generation,
+                generation_no: FIRST_GENERATION,
+                lifecycle: FIRST_LIFE,
+                created_at: now,
+                draft: true,
+            }))
+        })
+    }
+
+    fn describe<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, SessionRow> {
+        Box::pin(async move {
+            demand(scope, Verb::Read)?;
+            let site = Site::of(scope);
+            let drafted_at = self.drafted_at(&site);
+            self.read(move |conn, vault| session::describe(conn, vault, &site, drafted_at)).await
+        })
+    }
+
+    fn open_session<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, OpenSession> {
+        Box::pin(async move {
+            demand(scope, Verb::Write)?;
+            let site = Site::of(scope);
+            let (tenant, id) = (site.tenant, site.session);
+            if site.draft {
+                let lookup = site.clone();
+                let stored = self.read(move |conn, vault| Ok(lookup.find(conn, vault)?.is_some())).await?;
+                if !stored {
+                    let drafted_at = self.drafted_at(&site);
+                    return Ok(session::open_draft(&site, drafted_at));
+                }
+            }
+            let lease = self.writer.submit(move |conn| session::take_lease(conn, tenant, id)).await?;
+            let lease = lease.ok_or(StoreError::NotPermitted)?;
+            self.read(move |conn, vault| session::open_stored(conn, vault, &site, lease)).await
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        scope: &'a SessionScope,
+        lease: Lease,
+        head: &'a Head,
+        batch: Batch,
+    ) -> StoreFuture<'a, Committed> {
+        Box::pin(async move {
+            demand(scope, Verb::Write)?;
+            let site = Site::of(scope);
+            let target = match &batch.switch {
+                Some(switch) if switch.to != site.generation => {
+                    let (site, to) = (site.clone(), switch.to.clone());
+                    self.read(move |conn, vault| Target::named(conn, vault, &site, &to)).await?
+                }
+                _ => Target::live(&site, head),
+            };
+            let drafted_at = self.drafts.time(site.session);
+            let (prepared, pending) = if let Some(key) = target.ready_key(&self.vault, &site) {
+                let context = Context { vault: &self.vault, site, lease, head, drafted_at };
+                commit::prepare(context, target, &key, batch)?
+            } else {
+                let (vault, head) = (self.vault.clone(), head.clone());
+                tokio::task::spawn_blocking(move || {
+                    let key = target.load_key(&vault, &site)?;
+                    let context = Context { vault: &vault, site, lease, head: &head, drafted_at };
+                    commit::prepare(context, target, &key, batch)
+                })
+                .await
+                .map_err(|e| StoreError::Unavailable(e.to_string()))??
+            };
+            let applied = self.writer.submit(move |conn| prepared.apply(conn)).await?;
+            Ok(pending.committed(applied))
+        })
+    }
+
+    fn entries<'a>(
+        &'a self,
+        scope: &'a SessionScope,
+        generation: GenerationNo,
+        range: EntryRange,
+    ) -> StoreFuture<'a, Vec<Entry>> {
+        Box::pin(async move {
+            demand(scope, Verb::Read)?;
+            let site = Site::of(scope);
+            self.read(move |conn, vault| transcript::entries(conn, vault, &site, generation, range)).await
+        })
+    }
+
+    fn entry<'a>(&'a self, scope: &'a SessionScope, id: EntryId) -> StoreFuture<'a, Option<Entry>> {
+        Box::pin(async move {
+            demand(scope, Verb::Read)?;
+            let site = Site::of(scope);
+            self.read(move |conn, vault| transcript::entry(conn, vault, &site, id)).await
+        })
+    }
+
+    fn generations<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, Vec<Generation>> {
+        Box::pin(async move {
+            demand(scope, Verb::Read)?;
+            let site = Site::of(scope);
+            let drafted_at = self.drafted_at(&site);
+            self.read(move |conn, vault| session::generations(conn, vault, &site, drafted_at)).await
+        })
+    }
+
+    fn ensure_tenant<'a>(&'a self, steward: &'a Steward, tenant: NewTenant<'a>) -> StoreFuture<'a, TenantRow> {
+        Box::pin(async move {
+            let _one_at_a_time = self.bootstrap.lock().await;
+            if let Some(found) = self.find_tenant(steward, tenant.name).await? {
+                return Ok(found);
+            }
+            let vault = self.vault.clone();
+            let keys = tokio::task::spawn_blocking(move || {
+                vault.create_tenant(TenantId::from_bytes(watertight_seal::random()?))
+            })
+            .await
+            .map_err(|e| StoreError::Unavailable(e.to_string()))??;
+            let token = tenant.operator_token;
+            let hash = self.vault.hasher().hash_token(token);
+            let rows = tenants::NewRows::new(&keys, tenant.name, token.id().as_str(), hash, tenant.now)?;
+            self.writer.submit(move |conn| rows.insert(conn)).await
+        })
+    }
+
+    fn find_tenant<'a>(&'a self, _steward: &'a Steward, name: &'a str) -> StoreFuture<'a, Option<TenantRow>> {
+        let name = name.to_owned();
+        Box::pin(self.read(move |conn, _| tenants::find(conn, &name)))
+    }
+
+    fn interrupt_open_runs<'a>(&'a self, _steward: &'a Steward, now: UnixMillis) -> StoreFuture<'a, u64> {
+        Box::pin(self.writer.submit(move |conn| tenants::interrupt_open_runs(conn, now)))
+    }
+}

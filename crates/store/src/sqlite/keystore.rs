@@ -1,0 +1,257 @@
+//! `keys.db`: wrapped keys, apart from the store (isolation.md §2.8).
+//!
+//! A rollback journal that is truncated and `secure_delete` keep deleted keys from lingering in the file. One
+//! connection behind a lock: a key is read once per session and process, and written 64 at a time.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use watertight_core::ids::{SessionId, TenantId};
+use watertight_seal::keyring::{Root, WrappedDataKey, WrappedTenant};
+use watertight_seal::token::TokenHasher;
+
+use super::{OpenError, checks, migration};
+use crate::StoreError;
+
+/// A wrapped data key and whose it is.
+pub(super) struct KeyRow {
+    pub(super) session: SessionId,
+    pub(super) key_gen: u32,
+    pub(super) wrapped: WrappedDataKey,
+}
+
+/// The open keystore.
+pub(super) struct Keystore {
+    conn: Mutex<Option<Connection>>,
+    syncs: AtomicU64,
+}
+
+/// What opening a keystore yields.
+pub(super) struct Opened {
+    pub(super) keystore: Keystore,
+    pub(super) hasher: TokenHasher,
+    pub(super) store_id: [u8; 16],
+}
+
+impl Keystore {
+    /// Opens or creates the keystore. With another master key than the one it was made with it is refused, unwritten.
+    pub(super) fn open(path: &Path, root: &Root) -> Result<Opened, OpenError> {
+        let fresh = !path.exists();
+        if fresh {
+            checks::private_file(path)?;
+        }
+        let mut conn =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        checks::common_settings(&conn)?;
+        let version = migration::check(&conn, migration::KEYS)?;
+        // A first start that broke off leaves a file without tables, which guards nothing yet.
+        let identity = if version == 0 { None } else { Some(identity(&conn)?) };
+        let opened = match &identity {
+            Some((store_id, pepper)) => {
+                Some((*store_id, root.open_pepper(pepper).map_err(|_| OpenError::WrongMasterKey)?))
+            }
+            None => None,
+        };
+
+        checks::private_file(path)?;
+        checks::pragma(&conn, "journal_mode", "TRUNCATE", "truncate")?;
+        checks::pragma(&conn, "synchronous", "FULL", "2")?;
+        checks::pragma(&conn, "fullfsync", "ON", "1")?;
+        checks::pragma(&conn, "secure_delete", "ON", "1")?;
+        let (store_id, hasher) = if let Some(opened) = opened {
+            migration::apply(&mut conn, migration::KEYS, |_| Ok(()))?;
+            opened
+        } else {
+            let store_id: [u8; 16] = watertight_seal::random().map_err(|_| OpenError::Random)?;
+            let (hasher, pepper) = root.create_pepper().map_err(|_| OpenError::Random)?;
+            migration::apply(&mut conn, migration::KEYS, |conn| {
+                conn.execute("INSERT INTO keystore (id, store_id, pepper) VALUES (1, ?1, ?2)", (store_id, pepper))?;
+                Ok(())
+            })?;
+            (store_id, hasher)
+        };
+        conn.set_prepared_statement_cache_capacity(16);
+        Ok(Opened { keystore: Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) }, hasher, store_id })
+    }
+
+    /// Whether a keystore at `path` guards anything; asked when its store is missing.
+    pub(super) fn guards_data(path: &Path) -> Result<bool, OpenError> {
+        let conn =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        if migration::check(&conn, migration::KEYS)? == 0 {
+            return Ok(false);
+        }
+        Ok(conn.query_row("SELECT EXISTS (SELECT 1 FROM tenant_keys)", [], |row| row.get(0))?)
+    }
+
+    /// The keys of every tenant.
+    pub(super) fn tenants(&self) -> Result<Vec<(TenantId, WrappedTenant)>, StoreError> {
+        self.with(|conn| {
+            let mut statement = conn.prepare(
+                "SELECT t.tenant, t.tenant_key, t.index_root, t.epoch, e.epoch_key
+                 FROM tenant_keys t JOIN epoch_keys e ON e.tenant = t.tenant AND e.epoch = t.epoch",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let wrapped = WrappedTenant {
+                    key: row.get(1)?,
+                    index_root: row.get(2)?,
+                    epoch: row.get(3)?,
+                    epoch_key: row.get(4)?,
+                };
+                Ok((TenantId::from_bytes(row.get(0)?), wrapped))
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Stores a new tenant's keys together with its first pooled data keys: one sync.
+    pub(super) fn insert_tenant(
+        &self,
+        tenant: TenantId,
+        keys: &WrappedTenant,
+        pooled: &[KeyRow],
+    ) -> Result<(), StoreError> {
+        self.write(|conn| {
+            conn.execute(
+                "INSERT INTO tenant_keys (tenant, tenant_key, index_root, epoch) VALUES (?1, ?2, ?3, ?4)",
+                params![tenant.as_bytes(), keys.key, keys.index_root, keys.epoch],
+            )?;
+            conn.execute(
+                "INSERT INTO epoch_keys (tenant, epoch, epoch_key) VALUES (?1, ?2, ?3)",
+                params![tenant.as_bytes(), keys.epoch, keys.epoch_key],
+            )?;
+            insert_keys(conn, tenant, pooled, true)
+        })
+    }
+
+    /// Stores data keys for sessions to come, and notes which pooled ones are in use by now: one sync.
+    pub(super) fn refill(&self, tenant: TenantId, keys: &[KeyRow], used: &[SessionId]) -> Result<(), StoreError> {
+        self.write(|conn| {
+            let mut note = conn
+                .prepare_cached("UPDATE data_keys SET pooled = 0 WHERE tenant = ?1 AND session = ?2 AND key_gen = 1")?;
+            for session in used {
+                note.execute(params![tenant.as_bytes(), session.as_bytes()])?;
+            }
+            insert_keys(conn, tenant, keys, true)
+        })
+    }
+
+    /// Stores the data key of a further generation and returns the one that holds: a key of that number that is there
+    /// already, from a switch that broke off or races with this one, is kept, since something may be sealed with it.
+    pub(super) fn add_key(&self, tenant: TenantId, key: KeyRow) -> Result<WrappedDataKey, StoreError> {
+        self.write(|conn| {
+            let held = data_key(conn, tenant, key.session, key.key_gen)?;
+            if let Some(held) = held {
+                return Ok(held);
+            }
+            insert_keys(conn, tenant, std::slice::from_ref(&key), false)?;
+            Ok(key.wrapped)
+        })
+    }
+
+    /// A session's data key.
+    pub(super) fn data_key(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+        key_gen: u32,
+    ) -> Result<Option<WrappedDataKey>, StoreError> {
+        self.with(|conn| data_key(conn, tenant, session, key_gen))
+    }
+
+    /// Data keys of the tenant whose sessions were not known to be in the store when last looked at.
+    pub(super) fn pooled(&self, tenant: TenantId) -> Result<Vec<KeyRow>, StoreError> {
+        self.with(|conn| {
+            let mut statement = conn.prepare(
+                "SELECT session, epoch, data_key, commitment FROM data_keys
+                 WHERE tenant = ?1 AND pooled = 1 AND key_gen = 1",
+            )?;
+            let rows = statement.query_map([tenant.as_bytes()], |row| {
+                let session = SessionId::from_bytes(row.get(0)?);
+                Ok(KeyRow { session, key_gen: 1, wrapped: wrapped_key(row, 1)? })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Synced transactions so far.
+    pub(super) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Closes the file; whoever still asks is told that the store is closed.
+    pub(super) fn close(&self) {
+        self.lock().take();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        // A panic inside rolled its transaction back; the connection itself is sound.
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let guard = self.lock();
+        let conn = guard.as_ref().ok_or_else(|| StoreError::Unavailable("the keystore is closed".to_owned()))?;
+        Ok(read(conn)?)
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let mut guard = self.lock();
+        let conn = guard.as_mut().ok_or_else(|| StoreError::Unavailable("the keystore is closed".to_owned()))?;
+        let result = conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|transaction| {
+            let answer = change(&transaction)?;
+            transaction.commit()?;
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            Ok(answer)
+        });
+        if let Err(error) = &result
+            && !super::fault::is_survivable(error)
+        {
+            tracing::error!(%error, "the keystore could not be synced; no new keys are made until the next start");
+            guard.take();
+        }
+        Ok(result?)
+    }
+}
+
+fn identity(conn: &Connection) -> Result<([u8; 16], Vec<u8>), OpenError> {
+    Ok(conn.query_row("SELECT store_id, pepper FROM keystore WHERE id = 1", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+fn data_key(
+    conn: &Connection,
+    tenant: TenantId,
+    session: SessionId,
+    key_gen: u32,
+) -> rusqlite::Result<Option<WrappedDataKey>> {
+    conn.prepare_cached(
+        "SELECT epoch, data_key, commitment FROM data_keys WHERE tenant = ?1 AND session = ?2 AND key_gen = ?3",
+    )?
+    .query_row(params![tenant.as_bytes(), session.as_bytes(), key_gen], |row| wrapped_key(row, 0))
+    .optional()
+}
+
+fn wrapped_key(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<WrappedDataKey> {
+    Ok(WrappedDataKey { epoch: row.get(at)?, key: row.get(at + 1)?, commitment: row.get(at + 2)? })
+}
+
+fn insert_keys(conn: &Connection, tenant: TenantId, keys: &[KeyRow], pooled: bool) -> rusqlite::Result<()> {
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO data_keys (tenant, session, key_gen, epoch, data_key, commitment, pooled)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for KeyRow { session, key_gen, wrapped } in keys {
+        insert.execute(params![
+            tenant.as_bytes(),
+            session.as_bytes(),
+            key_gen,
+            wrapped.epoch,
+            wrapped.key,
+            wrapped.commitment,
+            pooled
+        ])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Lists of sessions: the caller's grants met with the query, pinned first, then the latest written first.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+use watertight_core::Caller;
+use watertight_core::grant::{Grants, Verb};
+use watertight_core::ids::{SessionId, TenantId};
+use watertight_core::key::KeyPrefix;
+use watertight_core::session::SessionMeta;
+use watertight_seal::keyring::TenantKeys;
+
+use super::commit::agent_tag;
+use super::rows::{Session, SessionRaw};
+use super::session::intact;
+use super::vault::Vault;
+use crate::StoreError;
+use crate::model::{Archived, ListQuery, SessionPage, SessionRow};
+
+/// Which keys a list may show.
+pub(super) enum Reach {
+    /// None.
+    Nothing,
+    /// Every key of the tenant.
+    Everything,
+    /// Every key of this agent.
+    Agent(String),
+    /// Keys under any of these.
+    Prefixes(Vec<KeyPrefix>),
+}
+
+/// What of the caller's authority and the query's agent meets.
+pub(super) fn reach(caller: &Caller, grants: &Grants, query: &ListQuery) -> Reach {
+    if !grants.belong_to(caller.tenant(), caller.principal()) || !caller.ceiling().allows(Verb::Read) {
+        return Reach::Nothing;
+    }
+    let wanted = match &query.agent {
+        Some(agent) => vec!["agent".to_owned(), agent.as_str().to_owned()],
+        None => Vec::new(),
+    };
+    let mut met: Vec<KeyPrefix> = grants
+        .prefixes(Verb::Read, query.now)
+        .filter_map(|prefix| {
+            let mine = prefix.segments();
+            // One of two prefixes that meet is the longer one; otherwise no key is under both.
+            let longer = if mine.len() >= wanted.len() { mine } else { &wanted[..] };
+            (longer.starts_with(mine) && longer.starts_with(&wanted))
+                .then(|| KeyPrefix::from_segments(longer.to_vec()))
+        })
+        .collect();
+    if met.iter().any(|prefix| prefix.segments() == wanted) {
+        return match &query.agent {
+            Some(agent) => Reach::Agent(agent.as_str().to_owned()),
+            None => Reach::Everything,
+        };
+    }
+    met.sort_by(|a, b| a.segments().cmp(b.segments()));
+    met.dedup();
+    if met.is_empty() { Reach::Nothing } else { Reach::Prefixes(met) }
+}
+
+/// The page.
+pub(super) fn page(
+    conn: &Connection,
+    vault: &Vault,
+    keys: &TenantKeys,
+    reach: &Reach,
+    query: &ListQuery,
+) -> Result<SessionPage, StoreError> {
+    let Some(filter) = Filter::new(keys, reach, query) else {
+        return Ok(SessionPage { rows: Vec::new(), total: 0 });
+    };
+    if query.search.is_some() || query.label.is_some() { filter.search(conn, vault, query) } else { filter.plain(conn, vault, query) }
+}
+
+/// A WHERE clause over plain columns and its parameters.
+struct Filter {
+    tenant: TenantId,
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    fn new(keys: &TenantKeys, reach: &Reach, query: &ListQuery) -> Option<Self> {
+        let mut filter = Self {
+            tenant: keys.tenant(),
+            sql: "s.tenant = ?".to_owned(),
+            values: vec![blob(keys.tenant().as_bytes())],
+        };
+        match reach {
+            Reach::Nothing => return None,
+            Reach::Everything => {}
+            Reach::Agent(agent) => filter.and(" AND s.agent_tag = ?", [Value::Integer(agent_tag(keys, agent))]),
+            Reach::Prefixes(prefixes) => {
+                let marks = vec!["?"; prefixes.len()].join(", ");
+                let hashes = prefixes
+                    .iter()
+                    .map(|prefix| blob(&keys.prefix_hash(prefix.segments().iter().map(String::as_str))));
+                filter.and(
+                    &format!(
+                        " AND s.session IN (SELECT x.session FROM session_prefixes x
+                             WHERE x.tenant = s.tenant AND x.prefix_hash IN ({marks}))"
+                    ),
+                    hashes,
+                );
+            }
+        }
+        match query.archived {
+            Archived::Exclude => filter.and(" AND s.archived = 0", []),
+            Archived::Only => filter.and(" AND s.archived = 1", []),
+            Archived::Include => {}
+        }
+        if !query.sentinels {
+            filter.and(" AND s.sentinel = 0", []);
+        }
+        if let Some(since) = query.active_since {
+            filter.and(" AND s.updated_at >= ?", [Value::Integer(since.0)]);
+        }
+        Some(filter)
+    }
+
+    fn and(&mut self, sql: &str, values: impl IntoIterator<Item = Value>) {
+        self.sql.push_str(sql);
+        self.values.extend(values);
+    }
+
+    /// Answered from the index, except for the rows of the page itself.
+    fn plain(&self, conn: &Connection, vault: &Vault, query: &ListQuery) -> Result<SessionPage, StoreError> {
+        let total: i64 = conn
+            .prepare_cached(&format!("SELECT count(*) FROM sessions s WHERE {}", self.sql))?
+            .query_row(params_from_iter(&self.values), |row| row.get(0))?;
+        let mut page = SessionPage { rows: Vec::new(), total: total.unsigned_abs() };
+        self.each(conn, vault, query.offset, Some(query.limit), |session| page.rows.push(row(session)))?;
+        Ok(page)
+    }
+
+    /// Opens every candidate: what is searched is sealed.
+    fn search(&self, conn: &Connection, vault: &Vault, query: &ListQuery) -> Result<SessionPage, StoreError> {
+        let needle = query.search.as_deref().map(str::to_lowercase);
+        let mut page = SessionPage { rows: Vec::new(), total: 0 };
+        self.each(conn, vault, 0, None, |session| {
+            let labelled = query.label.is_none() || query.label == session.meta.label;
+            let found = needle.as_deref().is_none_or(|text| holds(session.record.key().as_str(), &session.meta, text));
+            if labelled && found {
+                if page.total >= u64::from(query.offset) && page.rows.len() < query.limit as usize {
+                    page.rows.push(row(session));
+                }
+                page.total += 1;
+            }
+        })?;
+        Ok(page)
+    }
+
+    fn each(
+        &self,
+        conn: &Connection,
+        vault: &Vault,
+        offset: u32,
+        limit: Option<u32>,
+        mut visit: impl FnMut(Session),
+    ) -> Result<(), StoreError> {
+        // The index alone gives the order; rows are read one by one, so that a damaged one hides no other.
+        let limit = limit.map_or(-1, i64::from);
+        let sql = format!(
+            "SELECT s.session FROM sessions s WHERE {}
+             ORDER BY s.pinned DESC, s.updated_at DESC, s.session LIMIT {limit} OFFSET {offset}",
+            self.sql
+        );
+        let ids: Vec<[u8; 16]> = conn
+            .prepare(&sql)?
+            .query_map(params_from_iter(&self.values), |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for id in ids {
+            let found = SessionRaw::find(conn, self.tenant, SessionId::from_bytes(id));
+            let opened = found.and_then(|raw| raw.map(|raw| raw.open(vault)).transpose());
+            if let Some(session) = intact(opened)?.flatten() {
+                visit(session);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row(session: Session) -> SessionRow {
+    SessionRow { record: session.record, meta: session.meta, updated_at: session.updated_at }
+}
+
+/// Whether key, label, display name or title contains the lower-case text.
+fn holds(key: &str, meta: &SessionMeta, text: &str) -> bool {
+    [Some(key), meta.label.as_deref(), meta.display_name.as_deref(), meta.derived_title.as_deref()]
+        .into_iter()
+        .flatten()
+        .any(|field| field.to_lowercase().contains(text))
+}
+
+fn blob(bytes: &[u8]) -> Value {
+    Value::Blob(bytes.to_vec())
+}

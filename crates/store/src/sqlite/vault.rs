@@ -1,0 +1,282 @@
+//! The opened keys: tenants' keys, session data keys in a bounded cache, and the pool of keys for sessions to come.
+//!
+//! The pool holds data keys that are wrapped and synced already, each with its session id drawn beforehand, so that a
+//! new session costs no keystore sync. Keys that were drawn and never used are free again at the next start.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use watertight_core::ids::{SessionId, TenantId};
+use watertight_seal::SealError;
+use watertight_seal::keyring::{Root, TenantKeys};
+use watertight_seal::record::DataKey;
+use watertight_seal::token::TokenHasher;
+
+use super::keystore::{KeyRow, Keystore, Opened};
+use super::readers::Readers;
+use crate::StoreError;
+
+/// Data keys kept ready per tenant; refilled below half.
+const POOL: usize = 64;
+/// Opened data keys kept at the most.
+const CACHE: usize = 4096;
+/// Drawn keys whose session is not known to be stored; older ones are looked at again at the next start.
+const DRAWN: usize = 4096;
+/// The key number of a session's first data key. Each generation has its own: generation n is sealed with key n.
+pub(super) const FIRST_KEY: u32 = 1;
+
+/// A data key that is synced in the keystore and waits for its session.
+pub(super) struct Pooled {
+    pub(super) session: SessionId,
+    pub(super) key: Arc<DataKey>,
+}
+
+/// Everything that holds opened keys.
+pub(super) struct Vault {
+    root: Root,
+    keystore: Keystore,
+    hasher: Arc<TokenHasher>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantKeys>>>,
+    cache: Mutex<Cache>,
+    pools: Mutex<HashMap<TenantId, Pool>>,
+    /// Held while a pool is filled, so that an empty one is filled once and not by everybody who waits.
+    filling: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Pool {
+    /// Whether the keystore's own pooled keys were read.
+    loaded: bool,
+    refilling: bool,
+    ready: VecDeque<Pooled>,
+    drawn: VecDeque<SessionId>,
+}
+
+impl Vault {
+    /// Opens the keys of every tenant.
+    pub(super) fn open(root: Root, opened: Opened) -> Result<Self, StoreError> {
+        let Opened { keystore, hasher, .. } = opened;
+        let mut tenants = HashMap::new();
+        for (tenant, wrapped) in keystore.tenants()? {
+            tenants.insert(tenant, Arc::new(root.open_tenant(tenant, &wrapped)?));
+        }
+        Ok(Self {
+            root,
+            keystore,
+            hasher: Arc::new(hasher),
+            tenants: RwLock::new(tenants),
+            cache: Mutex::default(),
+            pools: Mutex::default(),
+            filling: Mutex::new(()),
+        })
+    }
+
+    pub(super) fn hasher(&self) -> Arc<TokenHasher> {
+        self.hasher.clone()
+    }
+
+    /// The keys of a tenant.
+    pub(super) fn tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.get(&tenant).cloned().ok_or(StoreError::Integrity("tenant without keys"))
+    }
+
+    /// Makes a tenant's keys and fills its pool: one keystore sync. Blocks.
+    pub(super) fn create_tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
+        let (keys, wrapped) = self.root.create_tenant(tenant)?;
+        let (ready, rows) = new_keys(&keys, POOL)?;
+        self.keystore.insert_tenant(tenant, &wrapped, &rows)?;
+        let keys = Arc::new(keys);
+        let pool = Pool { loaded: true, ready: ready.into(), ..Pool::default() };
+        lock(&self.pools).insert(tenant, pool);
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys.clone());
+        Ok(keys)
+    }
+
+    /// A data key if it is open already.
+    pub(super) fn cached(&self, tenant: TenantId, session: SessionId, key_gen: u32) -> Option<Arc<DataKey>> {
+        lock(&self.cache).get(&(tenant, session, key_gen))
+    }
+
+    /// A data key. Blocks when it is not open yet.
+    pub(super) fn data_key(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+        key_gen: u32,
+    ) -> Result<Arc<DataKey>, StoreError> {
+        if let Some(key) = self.cached(tenant, session, key_gen) {
+            return Ok(key);
+        }
+        let wrapped = self
+            .keystore
+            .data_key(tenant, session, key_gen)?
+            .ok_or(StoreError::Integrity("session without data key"))?;
+        let key = Arc::new(self.tenant(tenant)?.open_data_key(session, key_gen, &wrapped)?);
+        self.remember(tenant, session, &key);
+        Ok(key)
+    }
+
+    /// The data key of a further generation, made and synced if it is missing. Blocks.
+    pub(super) fn further_key(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+        key_gen: u32,
+    ) -> Result<Arc<DataKey>, StoreError> {
+        let keys = self.tenant(tenant)?;
+        let (_, wrapped) = keys.create_data_key(session, key_gen)?;
+        let held = self.keystore.add_key(tenant, KeyRow { session, key_gen, wrapped })?;
+        let key = Arc::new(keys.open_data_key(session, key_gen, &held)?);
+        self.remember(tenant, session, &key);
+        Ok(key)
+    }
+
+    fn remember(&self, tenant: TenantId, session: SessionId, key: &Arc<DataKey>) {
+        lock(&self.cache).put((tenant, session, key.key_gen()), key.clone());
+    }
+
+    /// A session id with its data key, synced already. Waits for the keystore only when the pool is empty.
+    pub(super) async fn draw(self: &Arc<Self>, tenant: TenantId, readers: &Arc<Readers>) -> Result<Pooled, StoreError> {
+        let (drawn, refill) = self.draw_ready(tenant);
+        let (vault, readers) = (self.clone(), readers.clone());
+        if let Some(pooled) = drawn {
+            if refill {
+                // Nobody waits for it. When it fails, the draw that finds the pool empty tries again and says why.
+                tokio::task::spawn_blocking(move || drop(vault.fill(tenant, &readers)));
+            }
+            return Ok(pooled);
+        }
+        tokio::task::spawn_blocking(move || {
+            vault.fill(tenant, &readers)?;
+            vault.draw_ready(tenant).0.ok_or_else(|| StoreError::Unavailable("no data key is ready".to_owned()))
+        })
+        .await
+        .map_err(|e| StoreError::Unavailable(e.to_string()))?
+    }
+
+    /// One from the pool, and whether it is to be refilled.
+    fn draw_ready(&self, tenant: TenantId) -> (Option<Pooled>, bool) {
+        let mut pools = lock(&self.pools);
+        let pool = pools.entry(tenant).or_default();
+        let drawn = pool.ready.pop_front();
+        pool.drawn.extend(drawn.as_ref().map(|pooled| pooled.session));
+        let refill = pool.ready.len() < POOL / 2 && !pool.refilling;
+        pool.refilling |= refill;
+        drop(pools);
+        if let Some(pooled) = &drawn {
+            self.remember(tenant, pooled.session, &pooled.key);
+        }
+        (drawn, refill)
+    }
+
+    /// Fills a tenant's pool unless somebody else just did. Blocks.
+    fn fill(&self, tenant: TenantId, readers: &Readers) -> Result<(), StoreError> {
+        let _one_at_a_time = lock(&self.filling);
+        let low = lock(&self.pools).get(&tenant).is_none_or(|pool| pool.ready.len() < POOL / 2);
+        let result = if low { self.fill_alone(tenant, readers) } else { Ok(()) };
+        lock(&self.pools).entry(tenant).or_default().refilling = false;
+        result
+    }
+
+    fn fill_alone(&self, tenant: TenantId, readers: &Readers) -> Result<(), StoreError> {
+        let keys = self.tenant(tenant)?;
+        let (loaded, ready, mut drawn) = {
+            let mut pools = lock(&self.pools);
+            let pool = pools.entry(tenant).or_default();
+            (pool.loaded, pool.ready.len(), std::mem::take(&mut pool.drawn))
+        };
+        let mut found = Vec::new();
+        if !loaded {
+            for row in self.keystore.pooled(tenant)? {
+                if is_stored(readers, tenant, row.session)? {
+                    drawn.push_back(row.session);
+                } else {
+                    let key = Arc::new(keys.open_data_key(row.session, row.key_gen, &row.wrapped)?);
+                    found.push(Pooled { session: row.session, key });
+                }
+            }
+        }
+        let mut used = Vec::new();
+        let mut open = VecDeque::new();
+        for session in drawn {
+            if is_stored(readers, tenant, session)? { used.push(session) } else { open.push_back(session) }
+        }
+        let missing = POOL.saturating_sub(ready + found.len());
+        if missing > 0 || !used.is_empty() {
+            let (made, rows) = new_keys(&keys, missing)?;
+            self.keystore.refill(tenant, &rows, &used)?;
+            found.extend(made);
+        }
+        let mut pools = lock(&self.pools);
+        let pool = pools.entry(tenant).or_default();
+        pool.loaded = true;
+        pool.ready.extend(found);
+        pool.drawn.extend(open);
+        while pool.drawn.len() > DRAWN {
+            pool.drawn.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Synced keystore transactions so far.
+    pub(super) fn syncs(&self) -> u64 {
+        self.keystore.syncs()
+    }
+
+    /// Closes the keystore; keys that are open stay usable until dropped.
+    pub(super) fn close(&self) {
+        self.keystore.close();
+    }
+}
+
+fn new_keys(keys: &TenantKeys, count: usize) -> Result<(Vec<Pooled>, Vec<KeyRow>), SealError> {
+    let (mut ready, mut rows) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for _ in 0..count {
+        let session = SessionId::from_bytes(watertight_seal::random()?);
+        let (key, wrapped) = keys.create_data_key(session, FIRST_KEY)?;
+        ready.push(Pooled { session, key: Arc::new(key) });
+        rows.push(KeyRow { session, key_gen: FIRST_KEY, wrapped });
+    }
+    Ok((ready, rows))
+}
+
+fn is_stored(readers: &Readers, tenant: TenantId, session: SessionId) -> Result<bool, StoreError> {
+    readers.run_blocking(|conn| {
+        Ok(conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE tenant = ?1 AND session = ?2)")?
+            .query_row((tenant.as_bytes(), session.as_bytes()), |row| row.get(0))?)
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under these locks is changed in single steps, so a panic elsewhere leaves it sound.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type CacheKey = (TenantId, SessionId, u32);
+
+/// A bounded map in two halves: what is not asked for while one half fills up is forgotten (and zeroized).
+#[derive(Default)]
+struct Cache {
+    young: HashMap<CacheKey, Arc<DataKey>>,
+    old: HashMap<CacheKey, Arc<DataKey>>,
+}
+
+impl Cache {
+    fn get(&mut self, at: &CacheKey) -> Option<Arc<DataKey>> {
+        if let Some(key) = self.young.get(at) {
+            return Some(key.clone());
+        }
+        let key = self.old.remove(at)?;
+        self.put(*at, key.clone());
+        Some(key)
+    }
+
+    fn put(&mut self, at: CacheKey, key: Arc<DataKey>) {
+        if self.young.len() >= CACHE / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(at, key);
+    }
+}

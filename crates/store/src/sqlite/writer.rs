@@ -1,0 +1,368 @@
+//! The one writer: a thread that owns the writing connection and commits in groups (isolation.md C8).
+//!
+//! There is no timer. An idle writer commits at once; what arrives during a commit forms the next group. Each
+//! operation runs in its own savepoint, so that one refused write does not undo its neighbours, and is answered only
+//! after the group's COMMIT has returned.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::fault;
+use crate::StoreError;
+
+/// Operations of one group at the most.
+const GROUP: usize = 256;
+/// Operations that wait at the most; whoever brings one more waits with it.
+const QUEUE: usize = 1024;
+/// Pages in the log that call for a checkpoint.
+const CHECKPOINT_PAGES: usize = 1000;
+
+/// Hands operations to the writer thread.
+pub(super) struct Writer {
+    queue: Option<mpsc::Sender<Box<dyn Work>>>,
+    thread: Option<JoinHandle<()>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    commits: AtomicU64,
+    operations: AtomicU64,
+}
+
+impl Writer {
+    /// Starts the thread on a connection that is set up for writing.
+    pub(super) fn start(mut conn: Connection) -> Result<Self, StoreError> {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let counts = Arc::new(Counts::default());
+        let log_pages = Arc::new(AtomicUsize::new(0));
+        let pages = log_pages.clone();
+        conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, count| {
+            pages.store(usize::try_from(count).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        conn.set_prepared_statement_cache_capacity(64);
+        let thread = Thread { conn, waiting, counts: counts.clone(), log_pages, stopped: None };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || thread.run())
+            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), counts })
+    }
+
+    /// Runs `operation` in the next group and answers when it is durable, or was refused. Dropping the future once the
+    /// operation is queued changes nothing: it is carried out as a whole.
+    pub(super) async fn submit<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Operation { run: Some(operation), result: None, reply };
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(Box::new(work)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Synced transactions so far.
+    pub(super) fn commits(&self) -> u64 {
+        self.counts.commits.load(Ordering::Relaxed)
+    }
+
+    /// Operations carried out so far.
+    pub(super) fn operations(&self) -> u64 {
+        self.counts.operations.load(Ordering::Relaxed)
+    }
+
+    /// Finishes what is queued, folds the log into the database, marks the end as clean and waits for the thread.
+    pub(super) fn stop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer ended in a panic");
+        }
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
+
+/// One queued operation, whatever it answers.
+trait Work: Send {
+    /// Runs it inside its savepoint; keeps the answer.
+    fn run(&mut self, conn: &Connection) -> Result<(), Refused>;
+    /// Answers: what it kept, or why nothing of its group was written.
+    fn finish(self: Box<Self>, lost: Option<StoreError>);
+}
+
+/// The operation wrote nothing that may stay.
+struct Refused;
+
+struct Operation<F, T> {
+    run: Option<F>,
+    result: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<F, T> Work for Operation<F, T>
+where
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
+    T: Send,
+{
+    fn run(&mut self, conn: &Connection) -> Result<(), Refused> {
+        let result = self.run.take().map_or_else(|| Err(closed()), |run| run(conn));
+        let kept = result.is_ok();
+        self.result = Some(result);
+        if kept { Ok(()) } else { Err(Refused) }
+    }
+
+    fn finish(self: Box<Self>, lost: Option<StoreError>) {
+        let answer = match (lost, self.result) {
+            // A refusal stands whatever became of the group.
+            (_, Some(Err(refused))) => Err(refused),
+            (Some(lost), _) => Err(lost),
+            (None, Some(Ok(answer))) => Ok(answer),
+            (None, None) => Err(closed()),
+        };
+        // Nobody waits when the caller's future was dropped.
+        let _ = self.reply.send(answer);
+    }
+}
+
+struct Thread {
+    conn: Connection,
+    waiting: mpsc::Receiver<Box<dyn Work>>,
+    counts: Arc<Counts>,
+    log_pages: Arc<AtomicUsize>,
+    /// Why nothing is written any more.
+    stopped: Option<StoreError>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(next) = self.waiting.try_recv()
+            {
+                group.push(next);
+            }
+            let lost = self.commit(&mut group).err();
+            for work in group {
+                work.finish(lost.clone());
+            }
+            if self.stopped.is_none() && self.log_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
+                self.checkpoint();
+            }
+        }
+        if self.stopped.is_none()
+            && let Err(error) = self.close()
+        {
+            tracing::warn!(%error, "the store could not be closed in order; the next start will check it");
+        }
+    }
+
+    /// Runs the group in one transaction. An error means that nothing of it was written.
+    fn commit(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        let result = self.transact(group);
+        self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
+        match result {
+            Ok(()) => {
+                self.counts.commits.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                if !self.conn.is_autocommit() {
+                    // Fails only when the transaction is gone already.
+                    let _ = self.conn.execute_batch("ROLLBACK");
+                }
+                if !fault::is_survivable(&error) {
+                    tracing::error!(%error, "a write could not be made durable; the store stops until it is started again");
+                    self.stopped = Some(StoreError::Unavailable(format!("stopped after a failed write: {error}")));
+                }
+                Err(self.stopped.clone().unwrap_or_else(|| error.into()))
+            }
+        }
+    }
+
+    fn transact(&mut self, group: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+        let conn = &self.conn;
+        let execute = |sql: &str| conn.prepare_cached(sql)?.execute([]).map(drop);
+        execute("BEGIN IMMEDIATE")?;
+        for work in group {
+            execute("SAVEPOINT operation")?;
+            if work.run(conn).is_err() {
+                // When SQLite has rolled the whole transaction back (a full disk), this fails and the group is lost.
+                execute("ROLLBACK TO operation")?;
+            }
+            execute("RELEASE operation")?;
+        }
+        execute("COMMIT")
+    }
+
+    /// Moves the log into the database. Readers keep it from finishing for a moment at the most; it is tried again.
+    fn checkpoint(&mut self) {
+        let result = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if let Err(error) = result {
+            if fault::is_survivable(&error) {
+                tracing::warn!(%error, "the write-ahead log could not be folded into the database yet");
+            } else {
+                tracing::error!(%error, "a checkpoint failed; the store stops until it is started again");
+                self.stopped = Some(StoreError::Unavailable(format!("stopped after a failed checkpoint: {error}")));
+            }
+        }
+    }
+
+    fn close(&mut self) -> rusqlite::Result<()> {
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.conn.execute("UPDATE store SET clean = 1 WHERE id = 1", [])?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(dir: &tempfile::TempDir) -> Writer {
+        let conn = Connection::open(dir.path().join("t.db")).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x UNIQUE); CREATE TABLE store (id, clean)").unwrap();
+        Writer::start(conn).unwrap()
+    }
+
+    fn insert(x: i64) -> impl FnOnce(&Connection) -> Result<(), StoreError> + Send + 'static {
+        move |conn| Ok(conn.execute("INSERT INTO t VALUES (?1)", [x]).map(drop)?)
+    }
+
+    fn rows(dir: &tempfile::TempDir) -> i64 {
+        let conn = Connection::open(dir.path().join("t.db")).unwrap();
+        conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_together_are_committed_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Arc::new(writer(&dir));
+        // The first operation holds the writer until the others are queued.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (started, running) = oneshot::channel::<()>();
+        let held = tokio::spawn({
+            let writer = writer.clone();
+            async move {
+                writer
+                    .submit(move |_| {
+                        let _ = started.send(());
+                        let _ = wait.recv();
+                        Ok(())
+                    })
+                    .await
+            }
+        });
+        running.await.unwrap();
+        let others: Vec<_> = (0..64).map(|x| writer.submit(insert(x))).collect();
+        let all = futures_join(others);
+        tokio::pin!(all);
+        // One poll queues them all.
+        assert!(futures_poll_once(all.as_mut()).await.is_none());
+        go.send(()).unwrap();
+        assert!(all.await.into_iter().all(|result| result.is_ok()));
+        held.await.unwrap().unwrap();
+        assert_eq!(writer.commits(), 2, "one for the first, one for the sixty-four");
+        assert_eq!(rows(&dir), 64);
+    }
+
+    #[tokio::test]
+    async fn a_refused_write_does_not_undo_its_neighbours() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(&dir);
+        let refused = writer.submit(|conn| {
+            conn.execute("INSERT INTO t VALUES (100)", [])?;
+            Err::<(), _>(StoreError::StaleLease)
+        });
+        let results = futures_join(vec![
+            Box::pin(writer.submit(insert(1))) as std::pin::Pin<Box<dyn Future<Output = _>>>,
+            Box::pin(refused),
+            Box::pin(writer.submit(insert(2))),
+        ])
+        .await;
+        assert_eq!(results, [Ok(()), Err(StoreError::StaleLease), Ok(())]);
+        assert_eq!(rows(&dir), 2);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_future_leaves_the_whole_write_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&dir);
+        {
+            let queued = writer.submit(|conn| {
+                conn.execute("INSERT INTO t VALUES (1)", [])?;
+                conn.execute("INSERT INTO t VALUES (2)", [])?;
+                Ok(())
+            });
+            tokio::pin!(queued);
+            let _ = futures_poll_once(queued.as_mut()).await;
+        }
+        drop(writer.submit(insert(3)));
+        writer.stop();
+        assert_eq!(rows(&dir), 2, "queued is written whole, never polled is not written");
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_commit_nothing_is_acknowledged_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&dir);
+        writer.submit(insert(1)).await.unwrap();
+        // A deferred constraint lets the operation pass and COMMIT fail.
+        let broken = writer.submit(|conn| {
+            conn.execute_batch(
+                "CREATE TABLE p (id PRIMARY KEY);
+                 CREATE TABLE c (p REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED);
+                 INSERT INTO c VALUES (1);",
+            )?;
+            Ok(())
+        });
+        assert!(matches!(broken.await, Err(StoreError::Unavailable(_))));
+        for x in 2..5 {
+            assert!(matches!(writer.submit(insert(x)).await, Err(StoreError::Unavailable(_))));
+        }
+        writer.stop();
+        assert_eq!(rows(&dir), 1);
+    }
+
+    /// Polls once; none when the future is not ready.
+    async fn futures_poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
+            std::task::Poll::Pending => std::task::Poll::Ready(None),
+        })
+        .await
+    }
+
+    /// All results in order; every future is polled from the start.
+    async fn futures_join<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+        let mut futures: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+        std::future::poll_fn(move |cx| {
+            for (future, result) in &mut futures {
+                if result.is_none()
+                    && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+                {
+                    *result = Some(value);
+                }
+            }
+            if futures.iter().all(|(_, result)| result.is_some()) {
+                std::task::Poll::Ready(futures.drain(..).filter_map(|(_, result)| result).collect())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await
+    }
+}
