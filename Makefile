@@ -30,7 +30,8 @@ clients:
 	fi
 
 bench:
-	$(CARGO) run --release --locked -p watertight-bench -- $(ARGS)
+	$(CARGO) build --release --locked -p watertight-cli -p watertight-bench
+	target/release/watertight-bench $(ARGS)
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,1 +1,46 @@
-//! placeholder
+//! Sessions at work.
+//!
+//! What a surface uses:
+//!
+//! * [`engine`]: the one door: authenticate, submit, wait, abort, read, listen, drain.
+//! * [`admission`]: from credential to caller, from key to permit, from row to scope. The only module that calls
+//!   core's capability functions.
+//! * [`request`]: what a surface asks for, in our words.
+//! * [`report`]: what became of a run.
+//! * [`view`]: sessions, transcripts, agents and models as lists and descriptions show them.
+//! * [`event`]: what happens in a session.
+//! * [`hub`]: one bus per session; who may listen is decided when the bus and the listener meet.
+//! * [`state_dir`]: the state directory and who holds it.
+//! * [`error`]: what a surface has to report.
+//!
+//! What happens inside:
+//!
+//! * `registry`: which sessions have an actor.
+//! * `actor`: one task per active session: its mailbox, its queue, the turn under way.
+//! * `prompt`: what a model is shown of a session.
+//! * `tools`: server-side tools and their broker.
+//! * `runs`: runs under way, for those who wait for their end.
+//! * `catalog`: the configured agents and providers.
+//! * `steward`: housekeeping at start.
+//! * [`clock`]: time as a value.
+
+mod actor;
+pub mod admission;
+mod catalog;
+pub mod clock;
+pub mod engine;
+pub mod error;
+pub mod event;
+pub mod hub;
+mod prompt;
+mod registry;
+pub mod report;
+pub mod request;
+mod runs;
+pub mod state_dir;
+mod steward;
+mod tools;
+pub mod view;
+
+pub use engine::Engine;
+pub use error::EngineError;

@@ -1,0 +1,567 @@
+//! The turn under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use watertight_core::SessionScope;
+use watertight_core::ids::{EntryId, RunId, UnixMillis};
+use watertight_core::run::{FailureKind, RunOptions, RunOutcome, RunState};
+use watertight_core::session::{SessionMeta, SessionStatus};
+use watertight_core::transcript::{Block, EntryBody, Message, ModelRef, Provenance, StopReason, ToolCall, Usage};
+use watertight_core::turn::{Command, Effect, Ending, Turn, TurnLimits};
+use watertight_provider::{Answer, ModelEvent, ModelRequest, ModelStream, ProviderError};
+use watertight_store::model::{Batch, NewEntry, RunChange};
+
+use super::{Actor, DEFAULT_TIMEOUT, Queued, live, random_entry_id};
+use crate::catalog::ModelChoice;
+use crate::event::EventKind;
+use crate::prompt;
+use crate::report::RunReport;
+use crate::runs::LiveRun;
+use crate::tools::{ToolContext, ToolOutput};
+
+/// Shortest time between two text events of one run (gateway-ws.md §3.1).
+const PACE: Duration = Duration::from_millis(75);
+
+/// A begun turn.
+pub(super) struct Active {
+    pub(super) run: RunId,
+    pub(super) stream: Option<ModelStream>,
+    pub(super) tools: JoinSet<ToolDone>,
+    pub(super) flush_at: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
+    scope: Arc<SessionScope>,
+    turn: Turn,
+    model: ModelChoice,
+    options: RunOptions,
+    live: LiveRun,
+    started_at: UnixMillis,
+    /// Events of this run so far.
+    events: u64,
+    /// Text since the run's last durable entry.
+    text: String,
+    /// How much of `text` has been published.
+    shown: usize,
+    thinking: String,
+    last_flush: Option<Instant>,
+    usage: Usage,
+    last_usage: Usage,
+}
+
+/// A tool call that has come back.
+pub(super) struct ToolDone {
+    /// None when the tool panicked.
+    call: Option<ToolCall>,
+    output: ToolOutput,
+}
+
+impl ToolDone {
+    pub(super) fn panicked() -> Self {
+        Self { call: None, output: ToolOutput { text: "The tool failed.".into(), is_error: true } }
+    }
+}
+
+impl Active {
+    fn new(queued: Queued, now: UnixMillis) -> Self {
+        let Queued { scope, run, model, options, live } = queued;
+        let timeout = match options.timeout_ms {
+            None => Some(DEFAULT_TIMEOUT),
+            Some(0) => None,
+            Some(millis) => Some(Duration::from_millis(millis)),
+        };
+        Self {
+            run,
+            stream: None,
+            tools: JoinSet::new(),
+            flush_at: None,
+            // An absurdly long limit is no limit.
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            scope,
+            turn: Turn::Queued,
+            model,
+            options,
+            live,
+            started_at: now,
+            events: 0,
+            text: String::new(),
+            shown: 0,
+            thinking: String::new(),
+            last_flush: None,
+            usage: Usage::default(),
+            last_usage: Usage::default(),
+        }
+    }
+
+    fn model_ref(&self) -> ModelRef {
+        let (provider, model) = self.model.names();
+        ModelRef { provider, model }
+    }
+
+    fn entry(&self, message: Message, provenance: Provenance) -> NewEntry {
+        let body = EntryBody { message, provenance, parent: None, run: Some(self.run.clone()) };
+        NewEntry { id: random_entry_id(), body }
+    }
+
+    /// What has been said so far, as an entry that says it broke off.
+    fn broken_off(&self, stop: StopReason, error: Option<String>) -> Option<NewEntry> {
+        if self.text.is_empty() {
+            return None;
+        }
+        let message = Message::Assistant {
+            content: vec![Block::from_text(self.text.clone())],
+            model: self.model_ref(),
+            usage: None,
+            stop,
+            error,
+        };
+        Some(self.entry(message, Provenance::Model))
+    }
+
+    fn end_change(&self, outcome: &RunOutcome) -> RunChange {
+        RunChange::End { id: self.run.clone(), outcome: outcome.clone() }
+    }
+}
+
+impl Actor {
+    /// Claims the run. The journal's `claimed` and `calling` cost no write: until a tool's intent is recorded, a run
+    /// may be started anew whatever else it did, so they would tell a recovery nothing that `queued` does not.
+    pub(super) async fn begin(&mut self, queued: Queued) {
+        let now = self.now();
+        let active = Active::new(queued, now);
+        let run = active.run.clone();
+        let meta = &mut self.session.meta;
+        meta.status = SessionStatus::Running;
+        meta.last_run = Some(run.clone());
+        meta.started_at = Some(now);
+        meta.ended_at = None;
+        meta.last_run_error = None;
+        meta.aborted_last_run = false;
+        self.live.set_active(Some((run, now)));
+        self.active = Some(active);
+        self.show_queue();
+        let session = self.view();
+        self.tell(EventKind::Started { started_at: now, session });
+        self.tell(EventKind::StartingModel);
+        self.step(Command::Claim).await;
+    }
+
+    /// Publishes an event of the active run.
+    fn tell(&mut self, kind: EventKind) {
+        if let Some(active) = &mut self.active {
+            active.events += 1;
+            let run = (active.run.clone(), active.events);
+            self.publish(Some(run), kind);
+        }
+    }
+
+    /// Advances the turn and carries out what follows.
+    async fn step(&mut self, command: Command) {
+        let Some(active) = &mut self.active else { return };
+        for effect in active.turn.step(command, TurnLimits::default()) {
+            match effect {
+                Effect::CallModel { .. } => self.call_model().await,
+                Effect::RunTools(calls) => self.run_tools(calls),
+                Effect::Cancel => self.cancel(),
+                Effect::Finish(ending) => self.finish(ending).await,
+            }
+        }
+    }
+
+    async fn call_model(&mut self) {
+        if let Err(error) = self.tail().await {
+            let kind = match error.code() {
+                watertight_core::ErrorCode::IntegrityError => FailureKind::Integrity,
+                _ => FailureKind::Unknown,
+            };
+            let message = format!("The transcript cannot be read: {error}.");
+            return Box::pin(self.step(Command::CallFailed { kind, message })).await;
+        }
+        let waiting = self.waiting_runs();
+        let entries = self.entries.as_deref().unwrap_or_default();
+        let Some(active) = &mut self.active else { return };
+        let messages = prompt::messages(entries, &active.run, |run| !waiting.contains(run));
+        let agent = self.shared.catalog.agent(&self.agent);
+        let instructions = match (&agent.instructions, &active.options.extra_instructions) {
+            (Some(agent), Some(extra)) => Some(format!("{agent}\n\n{extra}")),
+            (one, other) => one.clone().or_else(|| other.clone()),
+        };
+        let request = ModelRequest {
+            model: active.model.model.clone(),
+            instructions,
+            messages,
+            tools: self.shared.broker.specs(),
+            thinking: active.options.thinking.clone(),
+            run: active.run.clone(),
+        };
+        active.stream = Some(active.model.provider.call(&active.scope, request));
+    }
+
+    pub(super) async fn on_model(&mut self, event: Option<Result<ModelEvent, ProviderError>>) {
+        let Some(active) = &mut self.active else { return };
+        match event {
+            Some(Ok(ModelEvent::Started { .. })) => {
+                let (provider, model) = active.model.names();
+                self.tell(EventKind::Model { provider, model });
+            }
+            Some(Ok(ModelEvent::Text(text))) => {
+                active.text.push_str(&text);
+                self.pace();
+            }
+            Some(Ok(ModelEvent::Thinking(text))) => {
+                active.thinking.push_str(&text);
+                self.pace();
+            }
+            Some(Ok(ModelEvent::Done(answer))) => {
+                active.stream = None;
+                self.on_answer(answer).await;
+            }
+            Some(Err(error)) => {
+                active.stream = None;
+                let command = Command::CallFailed { kind: error.fault.kind(), message: error.to_string() };
+                self.step(command).await;
+            }
+            None => {
+                active.stream = None;
+                let message = "The provider's answer ended without an end.".to_owned();
+                self.step(Command::CallFailed { kind: FailureKind::ProviderUnavailable, message }).await;
+            }
+        }
+    }
+
+    /// First piece at once, then at most one event each [`PACE`].
+    fn pace(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        if active.flush_at.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        match active.last_flush.map(|last| last + PACE) {
+            Some(due) if due > now => active.flush_at = Some(due),
+            _ => self.flush(),
+        }
+    }
+
+    /// Publishes what has not been shown yet.
+    pub(super) fn flush(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        active.flush_at = None;
+        active.last_flush = Some(Instant::now());
+        let thinking = std::mem::take(&mut active.thinking);
+        let delta = active.text[active.shown..].to_owned();
+        active.shown = active.text.len();
+        let text: Arc<str> = active.text.as_str().into();
+        if !thinking.is_empty() {
+            self.tell(EventKind::Thinking { delta: thinking });
+        }
+        if !delta.is_empty() {
+            self.live.set_text(text.clone());
+            self.tell(EventKind::Text { delta, text });
+        }
+    }
+
+    /// Stores a complete answer together with what it leads to: the end of the run, or the intent to run tools.
+    async fn on_answer(&mut self, answer: Answer) {
+        self.flush();
+        let Some(active) = &mut self.active else { return };
+        if let Some(usage) = answer.usage {
+            active.usage = active.usage.plus(usage);
+            active.last_usage = usage;
+        }
+        let message = Message::Assistant {
+            content: answer.content,
+            model: active.model_ref(),
+            usage: answer.usage,
+            stop: answer.stop,
+            error: None,
+        };
+        let calls: Vec<ToolCall> = message.tool_calls().cloned().collect();
+        let text = message.text();
+        let entry = active.entry(message, Provenance::Model);
+        let effects = active.turn.step(Command::Answered { stop: answer.stop, calls }, TurnLimits::default());
+        if let [Effect::Finish(ending)] = &effects[..] {
+            active.text = text;
+            return self.close(ending.clone(), Some(entry)).await;
+        }
+        let progress = RunChange::Progress { id: active.run.clone(), state: RunState::ToolIntent };
+        let scope = active.scope.clone();
+        if !self.record(&scope, entry, Some(progress)).await {
+            return;
+        }
+        if let Some(active) = &mut self.active {
+            active.text.clear();
+            active.shown = 0;
+        }
+        for effect in effects {
+            if let Effect::RunTools(calls) = effect {
+                self.run_tools(calls);
+            }
+        }
+    }
+
+    fn run_tools(&mut self, calls: Vec<ToolCall>) {
+        for call in calls {
+            self.tell(EventKind::ToolStarted {
+                call_id: call.id.clone(),
+                name: call.name.clone(),
+                arguments: call.arguments.clone(),
+            });
+            let Some(active) = &mut self.active else { return };
+            let context = ToolContext {
+                scope: active.scope.clone(),
+                agent: self.agent.clone(),
+                messages: self.session.head.message_seq,
+                now: self.shared.clock.now(),
+            };
+            let running = self.shared.broker.run(context, &call);
+            active.tools.spawn(async move { ToolDone { call: Some(call), output: running.await } });
+        }
+    }
+
+    pub(super) async fn on_tool(&mut self, done: ToolDone) {
+        let Some(active) = &mut self.active else { return };
+        let call = match (done.call, &active.turn) {
+            (Some(call), _) => call,
+            // A panicking tool does not tell which call it was; with no tool left running it is the one still waiting.
+            (None, Turn::Tools { waiting, .. }) if active.tools.is_empty() && !waiting.is_empty() => waiting[0].clone(),
+            (None, _) => return,
+        };
+        let content = done.output.content();
+        let is_error = done.output.is_error;
+        let entry = active.entry(
+            Message::ToolResult {
+                call_id: call.id.clone(),
+                tool: call.name.clone(),
+                content: content.clone(),
+                is_error,
+            },
+            Provenance::Tool,
+        );
+        let last = matches!(&active.turn, Turn::Tools { waiting, .. } if waiting.len() == 1);
+        let progress = last.then(|| RunChange::Progress { id: active.run.clone(), state: RunState::ToolResult });
+        let scope = active.scope.clone();
+        if !self.record(&scope, entry, progress).await {
+            return;
+        }
+        self.tell(EventKind::ToolEnded { call_id: call.id.clone(), name: call.name, is_error, content });
+        self.step(Command::ToolRecorded { call_id: call.id }).await;
+    }
+
+    /// Stores and announces one entry of the active run. False when the store refused: the run is over then.
+    async fn record(&mut self, scope: &SessionScope, entry: NewEntry, progress: Option<RunChange>) -> bool {
+        let mut meta = self.session.meta.clone();
+        live::describe_message(&mut meta, &entry.body.message);
+        let batch = Batch {
+            at: self.now(),
+            entries: vec![entry],
+            runs: progress.into_iter().collect(),
+            meta: Some(meta),
+            ..Batch::default()
+        };
+        match self.commit(scope, batch).await {
+            Ok(committed) => {
+                self.announce(&committed.entries);
+                true
+            }
+            Err(error) => {
+                self.cancel();
+                self.lose(format!("The gateway could not store the run's progress: {error}."));
+                false
+            }
+        }
+    }
+
+    fn announce(&mut self, entries: &[watertight_core::transcript::Entry]) {
+        let session = self.view();
+        for entry in entries {
+            self.tell(EventKind::Entry { entry: Arc::new(entry.clone()), session: session.clone() });
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.stream = None;
+            active.tools.abort_all();
+            active.tools = JoinSet::new();
+        }
+    }
+
+    pub(super) async fn expire(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.deadline = None;
+        }
+        self.step(Command::Expire).await;
+    }
+
+    pub(super) async fn abort_active(&mut self, reason: &str) -> Option<RunId> {
+        let run = self.active.as_ref()?.run.clone();
+        self.step(Command::Abort { reason: reason.to_owned() }).await;
+        Some(run)
+    }
+
+    async fn finish(&mut self, ending: Ending) {
+        self.flush();
+        let broken_off = self.active.as_ref().and_then(|active| match &ending {
+            Ending::Completed { .. } => None,
+            Ending::Failed { message, .. } => active.broken_off(StopReason::Error, Some(message.clone())),
+            Ending::Aborted { .. } => active.broken_off(StopReason::Aborted, None),
+            Ending::TimedOut => active.broken_off(StopReason::Aborted, Some("The run hit its time limit.".into())),
+        });
+        self.close(ending, broken_off).await;
+    }
+
+    /// Stores the end of the run with its last entry, then announces both.
+    async fn close(&mut self, ending: Ending, entry: Option<NewEntry>) {
+        let answer = entry.as_ref().map_or(EntryId::from_bytes([0; 16]), |entry| entry.id);
+        let outcome = match ending {
+            Ending::Completed { stop } => RunOutcome::Completed { stop, answer },
+            Ending::Failed { kind, message } => RunOutcome::Failed { kind, message },
+            Ending::Aborted { reason } => RunOutcome::Aborted { reason },
+            Ending::TimedOut => RunOutcome::TimedOut,
+        };
+        self.settle(outcome, entry).await;
+    }
+
+    async fn settle(&mut self, outcome: RunOutcome, entry: Option<NewEntry>) {
+        let Some(active) = &self.active else { return };
+        let now = self.now();
+        let mut meta = self.session.meta.clone();
+        describe_end(&mut meta, &outcome, now);
+        if let Some(entry) = &entry {
+            live::describe_message(&mut meta, &entry.body.message);
+        }
+        (meta.model_provider, meta.model) = {
+            let (provider, model) = active.model.names();
+            (Some(provider), Some(model))
+        };
+        meta.input_tokens += active.usage.prompt_tokens();
+        meta.output_tokens += active.usage.output;
+        if active.last_usage != Usage::default() {
+            meta.total_tokens = active.last_usage.prompt_tokens();
+        }
+        let batch = Batch {
+            at: now,
+            entries: entry.into_iter().collect(),
+            runs: vec![active.end_change(&outcome)],
+            meta: Some(meta),
+            ..Batch::default()
+        };
+        let scope = active.scope.clone();
+        match self.commit(&scope, batch).await {
+            Ok(committed) => {
+                self.announce(&committed.entries);
+                self.conclude(outcome, now);
+            }
+            Err(error) => self.lose(format!("The gateway could not store the end of the run: {error}.")),
+        }
+    }
+
+    /// Announces the end of the active run and forgets it.
+    fn conclude(&mut self, outcome: RunOutcome, now: UnixMillis) {
+        let Some(active) = &self.active else { return };
+        let report = Arc::new(RunReport {
+            run: active.run.clone(),
+            key: self.session.record.key().clone(),
+            agent: self.agent.clone(),
+            generation: active.scope.generation().clone(),
+            outcome,
+            text: active.text.clone(),
+            model: Some(active.model_ref()),
+            usage: active.usage,
+            last_usage: active.last_usage,
+            started_at: active.started_at,
+            ended_at: now,
+        });
+        self.live.set_active(None);
+        let session = self.view();
+        self.tell(EventKind::Ended { report: report.clone(), session });
+        if let Some(active) = self.active.take() {
+            active.live.end(report);
+        }
+    }
+
+    /// The store did not take what the run did: the run is over for this process, and so is this actor, which no
+    /// longer knows where the session stands. The journal still holds the run as open.
+    fn lose(&mut self, message: String) {
+        tracing::error!(session = %self.session.record.id(), "{message}");
+        self.dying = true;
+        let now = self.now();
+        let outcome = RunOutcome::Failed { kind: FailureKind::Unknown, message };
+        describe_end(&mut self.session.meta, &outcome, now);
+        self.conclude(outcome, now);
+    }
+
+    /// Ends a run that never began.
+    pub(super) async fn end_queued(&mut self, queued: Queued, outcome: RunOutcome) {
+        let batch = Batch {
+            at: self.now(),
+            runs: vec![RunChange::End { id: queued.run.clone(), outcome: outcome.clone() }],
+            ..Batch::default()
+        };
+        if let Err(error) = self.commit(&queued.scope, batch).await {
+            tracing::error!(session = %self.session.record.id(), "the end of a waiting run was not stored: {error}");
+            self.dying = true;
+        }
+        self.conclude_queued(queued, outcome);
+    }
+
+    fn conclude_queued(&mut self, queued: Queued, outcome: RunOutcome) {
+        let now = self.now();
+        let (provider, model) = queued.model.names();
+        let report = Arc::new(RunReport {
+            run: queued.run.clone(),
+            key: self.session.record.key().clone(),
+            agent: self.agent.clone(),
+            generation: queued.scope.generation().clone(),
+            outcome,
+            text: String::new(),
+            model: Some(ModelRef { provider, model }),
+            usage: Usage::default(),
+            last_usage: Usage::default(),
+            started_at: now,
+            ended_at: now,
+        });
+        let session = self.view();
+        self.publish(Some((queued.run.clone(), 1)), EventKind::Ended { report: report.clone(), session });
+        queued.live.end(report);
+    }
+
+    /// The gateway stops: every run ends as interrupted, durably where the store still takes it.
+    pub(super) async fn interrupt_all(&mut self) {
+        self.cancel();
+        self.flush();
+        let broken_off = self.active.as_ref().and_then(|active| active.broken_off(StopReason::Aborted, None));
+        self.settle(RunOutcome::Interrupted, broken_off).await;
+        while let Some(queued) = self.queue.pop_front() {
+            self.end_queued(queued, RunOutcome::Interrupted).await;
+        }
+        self.abandon_all();
+    }
+
+    /// Lets go of everything without the store.
+    pub(super) fn abandon_all(&mut self) {
+        self.cancel();
+        let now = self.now();
+        self.conclude(RunOutcome::Interrupted, now);
+        while let Some(queued) = self.queue.pop_front() {
+            self.conclude_queued(queued, RunOutcome::Interrupted);
+        }
+        while let Some(submission) = self.parked.pop_front() {
+            submission.hand_back(super::Refused::Moved);
+        }
+        self.show_queue();
+    }
+}
+
+fn describe_end(meta: &mut SessionMeta, outcome: &RunOutcome, now: UnixMillis) {
+    meta.ended_at = Some(now);
+    meta.aborted_last_run = matches!(outcome, RunOutcome::Aborted { .. });
+    (meta.status, meta.last_run_error) = match outcome {
+        RunOutcome::Completed { .. } => (SessionStatus::Done, None),
+        RunOutcome::Failed { message, .. } => (SessionStatus::Failed, Some(message.clone())),
+        RunOutcome::Aborted { .. } => (SessionStatus::Killed, None),
+        RunOutcome::TimedOut => (SessionStatus::Timeout, Some("The run hit its time limit.".into())),
+        RunOutcome::Interrupted => (SessionStatus::Failed, Some("The gateway stopped during the run.".into())),
+    };
+}

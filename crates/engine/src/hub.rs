@@ -1,0 +1,211 @@
+//! One bus per session. Who may listen is decided when a bus and a listener meet: at the start of either, or when a
+//! listener begins to watch a key. Publishing then costs nothing for listeners of other sessions.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use watertight_core::SessionScope;
+use watertight_core::ids::TenantId;
+use watertight_core::key::CanonicalKey;
+
+use crate::admission::Access;
+use crate::clock::Clock;
+use crate::event::SessionEvent;
+
+/// Which sessions a listener wants to hear, among those it may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Every session.
+    Everything,
+    /// Only those it watches by key.
+    Watched,
+}
+
+/// Takes the events of a listener, synchronously and in order, in the publisher's own context: what is published
+/// before an answer is sent is delivered before that answer. It must not block; a slow consumer is its own affair.
+pub trait EventSink: Send + Sync + 'static {
+    /// One event.
+    fn deliver(&self, event: &Arc<SessionEvent>);
+}
+
+/// All buses and listeners, apart by tenant.
+pub(crate) struct Hub {
+    clock: Clock,
+    next_id: AtomicU64,
+    tenants: Mutex<HashMap<TenantId, Tenant>>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    listeners: HashMap<u64, Arc<Seat>>,
+    buses: HashMap<CanonicalKey, Arc<Stops>>,
+}
+
+/// A listener as buses hold it.
+struct Seat {
+    id: u64,
+    access: Access,
+    interest: Interest,
+    watched: Mutex<HashSet<CanonicalKey>>,
+    sink: Arc<dyn EventSink>,
+}
+
+/// The seats of one bus.
+#[derive(Default)]
+struct Stops {
+    seats: Mutex<Vec<Arc<Seat>>>,
+}
+
+/// The publishing end of one session's bus. Held by its actor; dropping it closes the bus.
+pub(crate) struct Bus {
+    hub: Weak<Hub>,
+    tenant: TenantId,
+    key: CanonicalKey,
+    stops: Arc<Stops>,
+}
+
+/// A place in the hub. Dropping it ends the listening.
+pub struct Listener {
+    hub: Weak<Hub>,
+    seat: Arc<Seat>,
+}
+
+impl Hub {
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self { clock, next_id: AtomicU64::new(1), tenants: Mutex::default() })
+    }
+
+    /// Opens the bus of the scope's session, with everybody on it who listens and may read it now.
+    pub(crate) fn open_bus(self: &Arc<Self>, scope: &SessionScope) -> Bus {
+        let stops = Arc::new(Stops::default());
+        let mut tenants = lock(&self.tenants);
+        let tenant = tenants.entry(scope.tenant()).or_default();
+        for seat in tenant.listeners.values() {
+            if seat.wants(scope.key()) && self.may_hear(seat, scope.key()) {
+                stops.add(seat);
+            }
+        }
+        tenant.buses.insert(scope.key().clone(), stops.clone());
+        Bus { hub: Arc::downgrade(self), tenant: scope.tenant(), key: scope.key().clone(), stops }
+    }
+
+    pub(crate) fn listen(self: &Arc<Self>, access: Access, interest: Interest, sink: Arc<dyn EventSink>) -> Listener {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let tenant_id = access.tenant();
+        let seat = Arc::new(Seat { id, access, interest, watched: Mutex::default(), sink });
+        let mut tenants = lock(&self.tenants);
+        let tenant = tenants.entry(tenant_id).or_default();
+        if interest == Interest::Everything {
+            for (key, stops) in &tenant.buses {
+                if self.may_hear(&seat, key) {
+                    stops.add(&seat);
+                }
+            }
+        }
+        tenant.listeners.insert(id, seat.clone());
+        Listener { hub: Arc::downgrade(self), seat }
+    }
+
+    fn may_hear(&self, seat: &Seat, key: &CanonicalKey) -> bool {
+        seat.access.may_read(key, self.clock.now())
+    }
+
+    fn with_bus(&self, seat: &Seat, key: &CanonicalKey, act: impl FnOnce(&Stops)) {
+        let tenants = lock(&self.tenants);
+        if let Some(stops) = tenants.get(&seat.access.tenant()).and_then(|tenant| tenant.buses.get(key)) {
+            act(stops);
+        }
+    }
+}
+
+impl Seat {
+    fn wants(&self, key: &CanonicalKey) -> bool {
+        self.interest == Interest::Everything || lock(&self.watched).contains(key)
+    }
+}
+
+impl Stops {
+    fn add(&self, seat: &Arc<Seat>) {
+        let mut seats = lock(&self.seats);
+        if !seats.iter().any(|other| other.id == seat.id) {
+            seats.push(seat.clone());
+        }
+    }
+
+    fn remove(&self, id: u64) {
+        lock(&self.seats).retain(|seat| seat.id != id);
+    }
+}
+
+impl Bus {
+    /// Delivers the event to everybody on the bus.
+    pub(crate) fn publish(&self, event: &Arc<SessionEvent>) {
+        for seat in lock(&self.stops.seats).iter() {
+            seat.sink.deliver(event);
+        }
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        let mut tenants = lock(&hub.tenants);
+        if let Some(tenant) = tenants.get_mut(&self.tenant) {
+            // The session's next actor may have opened its bus already.
+            if tenant.buses.get(&self.key).is_some_and(|stops| Arc::ptr_eq(stops, &self.stops)) {
+                tenant.buses.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// Most keys one listener may watch by name (isolation.md §2.10).
+    pub const MAX_WATCHED: usize = 10_000;
+
+    /// Also hears the session of this key, whether it exists yet or not, if the listener's caller may read it.
+    /// False when [`Self::MAX_WATCHED`] is reached.
+    #[must_use]
+    pub fn watch(&self, key: &CanonicalKey) -> bool {
+        {
+            let mut watched = lock(&self.seat.watched);
+            if watched.len() >= Self::MAX_WATCHED && !watched.contains(key) {
+                return false;
+            }
+            watched.insert(key.clone());
+        }
+        if let Some(hub) = self.hub.upgrade() {
+            if hub.may_hear(&self.seat, key) {
+                hub.with_bus(&self.seat, key, |stops| stops.add(&self.seat));
+            }
+        }
+        true
+    }
+
+    /// Stops hearing it, unless everything is heard.
+    pub fn unwatch(&self, key: &CanonicalKey) {
+        lock(&self.seat.watched).remove(key);
+        if let (Interest::Watched, Some(hub)) = (self.seat.interest, self.hub.upgrade()) {
+            hub.with_bus(&self.seat, key, |stops| stops.remove(self.seat.id));
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        let mut tenants = lock(&hub.tenants);
+        if let Some(tenant) = tenants.get_mut(&self.seat.access.tenant()) {
+            tenant.listeners.remove(&self.seat.id);
+            for stops in tenant.buses.values() {
+                stops.remove(self.seat.id);
+            }
+        }
+    }
+}
+
+/// A sink that panicked must not silence everybody else.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
