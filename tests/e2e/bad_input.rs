@@ -1,6 +1,7 @@
 //! What is malformed, oversize, unknown or broken: a clear error, nothing lost, nothing else disturbed.
 
 mod clients;
+mod damage;
 mod frames;
 mod keys;
 mod providers;

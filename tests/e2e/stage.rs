@@ -34,12 +34,12 @@ fn binary() -> PathBuf {
 
 /// A gateway without configuration: one agent `main` on the echo model.
 pub(crate) async fn echo() -> Stage {
-    Stage::start(GatewaySetup::new(binary())).await
+    Stage::resume(GatewaySetup::new(binary())).await
 }
 
 /// A gateway with this `config.toml`.
 pub(crate) async fn start(config: &str) -> Stage {
-    Stage::start(GatewaySetup::new(binary()).config(config)).await
+    Stage::resume(GatewaySetup::new(binary()).config(config)).await
 }
 
 /// A gateway whose agent `main` speaks through `model`, as provider `p1` and model `m1`; `more` goes into the
@@ -54,7 +54,8 @@ pub(crate) async fn with_model(model: &MockProvider, more: &str) -> Stage {
 }
 
 impl Stage {
-    async fn start(setup: GatewaySetup) -> Self {
+    /// Starts a gateway on a state directory, which may be that of a stopped one.
+    pub(crate) async fn resume(setup: GatewaySetup) -> Self {
         let gateway = setup.start().await;
         Self { gateway, setup }
     }
@@ -92,7 +93,7 @@ impl Stage {
     /// Kills it, as a crash does, and starts it again.
     pub(crate) async fn kill_and_restart(self) -> Self {
         self.gateway.kill().await;
-        Self::start(self.setup).await
+        Self::resume(self.setup).await
     }
 
     /// What a second `serve` on the same state directory says before it ends.
