@@ -2,10 +2,12 @@
 //!
 //! * `actor` (here): the mailbox, acceptance, the queue, retirement.
 //! * `active`: the turn under way: the model's stream, tools, coalesced deltas, its end.
+//! * `recent`: the newest entries, for prompts.
 //! * `live`: what others may see of the session without asking the actor.
 
 mod active;
 pub(crate) mod live;
+mod recent;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use watertight_core::run::{RunOptions, RunOutcome};
 use watertight_core::session::SessionStatus;
 use watertight_core::transcript::{Entry, EntryBody, Message, Provenance};
 use watertight_provider::{ModelEvent, ProviderError};
-use watertight_store::model::{Batch, Committed, EntryRange, NewEntry, OpenSession, RunChange, Switch};
+use watertight_store::model::{Batch, Committed, NewEntry, OpenSession, RunChange, Switch};
 use watertight_store::{Store, StoreError};
 
 use crate::catalog::{Catalog, ModelChoice};
@@ -35,9 +37,11 @@ use crate::registry::Registry;
 use crate::request::{Accepted, Disposition, GenerationChoice, TurnRequest};
 use crate::runs::{LiveRun, RunSpace, Runs};
 use crate::tools::Broker;
+use crate::transcript::{self, Extent};
 use crate::view::SessionView;
 use active::{Active, ToolDone};
 use live::Live;
+use recent::Recent;
 
 /// Runs that may wait in one session (isolation.md §2.10).
 pub(crate) const MAX_QUEUED: usize = 32;
@@ -112,8 +116,8 @@ pub(crate) struct Actor {
     /// Opened with the first commit: only then is the session certainly this actor's.
     bus: Option<Bus>,
     event_seq: u64,
-    /// Tail of the live generation, once a turn needed it.
-    entries: Option<Vec<Arc<Entry>>>,
+    /// Newest entries of the live generation, once a turn needed them.
+    recent: Option<Recent>,
     active: Option<Active>,
     queue: VecDeque<Queued>,
     /// Turns that switch the generation, and all behind them, wait unacknowledged until the session is quiet.
@@ -177,14 +181,17 @@ impl Birth {
             session,
             bus: None,
             event_seq: 0,
-            entries: None,
+            recent: None,
             active: None,
             queue: VecDeque::new(),
             parked: VecDeque::new(),
             dying: false,
         };
         actor.on_submit(first).await;
-        actor.work().await;
+        // A draft whose first turn was refused has no row: there is nothing to stay for.
+        if !(actor.bus.is_none() && actor.session.record.is_draft()) {
+            actor.work().await;
+        }
         let Actor { registry, live, mailbox, .. } = actor;
         registry.remove(&live);
         give_back(mailbox).await;
@@ -341,7 +348,7 @@ impl Actor {
             return submission.hand_back(Refused::Moved);
         };
         if switched {
-            self.entries = None;
+            self.recent = None;
         }
         if self.scope.is_draft() || switched {
             if let Ok(renewed) = self.scope.renewed(&committed.record) {
@@ -400,10 +407,8 @@ impl Actor {
             meta.message_count = committed.head.message_seq;
             self.session.meta = meta;
         }
-        if let Some(entries) = &mut self.entries {
-            entries.extend(committed.entries.iter().cloned().map(Arc::new));
-            let surplus = entries.len().saturating_sub(prompt::MAX_ENTRIES as usize);
-            entries.drain(..surplus);
+        if let Some(recent) = &mut self.recent {
+            recent.extend(committed.entries.iter().cloned());
         }
         if self.bus.is_none() {
             let scope = scope.renewed(&committed.record).map_err(|_| StoreError::NotPermitted)?;
@@ -412,15 +417,16 @@ impl Actor {
         Ok(committed)
     }
 
-    /// The tail of the live generation, read once and then kept in step.
-    async fn tail(&mut self) -> Result<&[Arc<Entry>], StoreError> {
-        if self.entries.is_none() {
-            let range = EntryRange::Tail { limit: prompt::MAX_ENTRIES, skip: 0 };
+    /// Reads the newest entries of the live generation once; from then on commits keep them in step.
+    async fn load_recent(&mut self) -> Result<(), StoreError> {
+        if self.recent.is_none() {
+            let extent = Extent { limit: prompt::MAX_ENTRIES, skip: 0, max_bytes: prompt::MAX_BYTES };
             let generation = self.session.record.generation_no();
-            let read = self.shared.store.entries(&self.scope, generation, range).await?;
-            self.entries = Some(read.into_iter().map(Arc::new).collect());
+            let mut recent = Recent::default();
+            recent.extend(transcript::tail(&*self.shared.store, &self.scope, generation, extent).await?);
+            self.recent = Some(recent);
         }
-        Ok(self.entries.as_deref().unwrap_or_default())
+        Ok(())
     }
 
     fn waiting_runs(&self) -> HashSet<RunId> {

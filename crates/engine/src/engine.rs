@@ -17,7 +17,7 @@ use watertight_core::run::{RunOutcome, RunRecord};
 use watertight_core::session::SessionStatus;
 use watertight_core::transcript::{Message, Usage};
 use watertight_provider::{HashedNames, HeaderMode, SessionNames};
-use watertight_store::model::{Archived, EntryRange, ListQuery, SessionRow};
+use watertight_store::model::{Archived, ListQuery, SessionRow};
 use watertight_store::sqlite::SqliteStore;
 use watertight_store::{Store, StoreError};
 
@@ -28,7 +28,6 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::hub::{EventSink, Hub, Interest, Listener};
-use crate::prompt;
 use crate::registry::Registry;
 use crate::report::RunReport;
 use crate::request::{Accepted, Disposition, GenerationChoice, HistoryQuery, Selector, Target, TurnRequest};
@@ -36,6 +35,7 @@ use crate::runs::Runs;
 use crate::state_dir::{OpenError, StateDir};
 use crate::steward;
 use crate::tools::Broker;
+use crate::transcript::{self, Extent};
 use crate::view::{AgentView, History, ModelView, SessionList, SessionView};
 
 /// Rows of a list whose caller named no number.
@@ -414,20 +414,15 @@ impl Engine {
         let row = store.describe(&scope).await?;
         let live = self.live(&row);
         let generation = row.record.generation_no();
-        let tail = |limit, skip| store.entries(&scope, generation, EntryRange::Tail { limit, skip });
-        let mut entries = tail(query.limit.max(1), query.offset).await?;
+        let extent = |limit, skip| Extent { limit, skip, max_bytes: query.max_bytes };
+        let entries = transcript::tail(&**store, &scope, generation, extent(query.limit.max(1), query.offset)).await?;
         let total = match query.offset {
             0 => entries.last().map(|entry| entry.message_seq),
-            _ => tail(1, 0).await?.last().map(|entry| entry.message_seq),
+            _ => {
+                let newest = transcript::tail(&**store, &scope, generation, extent(1, 0)).await?;
+                newest.last().map(|entry| entry.message_seq)
+            }
         };
-        let mut bytes = 0;
-        let fitting = entries.iter().rev().take_while(|entry| {
-            bytes += prompt::size(&entry.body.message);
-            bytes <= query.max_bytes
-        });
-        // The newest message always goes out: a page of none would look like the end.
-        let keep = fitting.count().max(1).min(entries.len());
-        entries.drain(..entries.len() - keep);
         let has_more = entries.first().is_some_and(|entry| entry.message_seq > 1);
         let in_flight = live.as_ref().and_then(|live| live.in_flight());
         let session = self.view(access, row)?;

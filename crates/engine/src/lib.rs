@@ -18,6 +18,7 @@
 //! * `registry`: which sessions have an actor.
 //! * `actor`: one task per active session: its mailbox, its queue, the turn under way.
 //! * `prompt`: what a model is shown of a session.
+//! * `transcript`: reading the end of a transcript.
 //! * `tools`: server-side tools and their broker.
 //! * `runs`: runs under way, for those who wait for their end.
 //! * `catalog`: the configured agents and providers.
@@ -40,6 +41,7 @@ mod runs;
 pub mod state_dir;
 mod steward;
 mod tools;
+mod transcript;
 pub mod view;
 
 pub use engine::Engine;

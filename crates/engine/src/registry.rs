@@ -35,12 +35,13 @@ impl Registry {
         let (sender, submission) = {
             let mut actors = self.lock();
             match actors.get(&id) {
-                Some(entry) => (entry.sender.clone(), submission),
-                None if actors.len() >= MAX_ACTORS => {
+                Some(entry) if !entry.sender.is_closed() => (entry.sender.clone(), submission),
+                _ if actors.len() >= MAX_ACTORS => {
                     drop(actors);
                     return submission.refuse(EngineError::QueueFull(MAX_ACTORS));
                 }
-                None => {
+                // None, or one that died in a panic and could not say goodbye.
+                _ => {
                     let (sender, mailbox) = mpsc::channel(MAX_QUEUED * 2);
                     let live = Arc::new(Live::new(id.0, id.1));
                     actors.insert(id, Entry { sender, live: live.clone() });

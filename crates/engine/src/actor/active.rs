@@ -170,7 +170,7 @@ impl Actor {
     }
 
     async fn call_model(&mut self) {
-        if let Err(error) = self.tail().await {
+        if let Err(error) = self.load_recent().await {
             let kind = match error.code() {
                 watertight_core::ErrorCode::IntegrityError => FailureKind::Integrity,
                 _ => FailureKind::Unknown,
@@ -179,9 +179,8 @@ impl Actor {
             return Box::pin(self.step(Command::CallFailed { kind, message })).await;
         }
         let waiting = self.waiting_runs();
-        let entries = self.entries.as_deref().unwrap_or_default();
-        let Some(active) = &mut self.active else { return };
-        let messages = prompt::messages(entries, &active.run, |run| !waiting.contains(run));
+        let (Some(active), Some(recent)) = (&mut self.active, &self.recent) else { return };
+        let messages = prompt::messages(recent.entries(), &active.run, |run| !waiting.contains(run));
         let agent = self.shared.catalog.agent(&self.agent);
         let instructions = match (&agent.instructions, &active.options.extra_instructions) {
             (Some(agent), Some(extra)) => Some(format!("{agent}\n\n{extra}")),

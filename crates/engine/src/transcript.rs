@@ -1,0 +1,53 @@
+//! Reading the end of a transcript without reading more of it than is wanted.
+
+use watertight_core::SessionScope;
+use watertight_core::ids::GenerationNo;
+use watertight_core::transcript::Entry;
+use watertight_store::model::EntryRange;
+use watertight_store::{Store, StoreError};
+
+use crate::prompt;
+
+/// Entries read at a time: few enough that a page of the largest messages still fits in memory.
+const PAGE: u32 = 64;
+
+/// How much of a transcript's end to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    /// Entries at the most.
+    pub(crate) limit: u32,
+    /// How many of the newest to leave out.
+    pub(crate) skip: u32,
+    /// Bytes of content at the most. The newest entry is read whatever its size.
+    pub(crate) max_bytes: usize,
+}
+
+/// The newest entries of a generation that fit, oldest first.
+pub(crate) async fn tail(
+    store: &dyn Store,
+    scope: &SessionScope,
+    generation: GenerationNo,
+    extent: Extent,
+) -> Result<Vec<Entry>, StoreError> {
+    let mut newest_first: Vec<Entry> = Vec::new();
+    let mut bytes = 0;
+    while let Some(left) = extent.limit.checked_sub(newest_first.len() as u32).filter(|left| *left > 0) {
+        let limit = left.min(PAGE);
+        let skip = extent.skip.saturating_add(newest_first.len() as u32);
+        let page = store.entries(scope, generation, EntryRange::Tail { limit, skip }).await?;
+        let whole = page.len() == limit as usize;
+        for entry in page.into_iter().rev() {
+            bytes += prompt::size(&entry.body.message);
+            if bytes > extent.max_bytes && !newest_first.is_empty() {
+                newest_first.reverse();
+                return Ok(newest_first);
+            }
+            newest_first.push(entry);
+        }
+        if !whole {
+            break;
+        }
+    }
+    newest_first.reverse();
+    Ok(newest_first)
+}
