@@ -150,6 +150,16 @@ key_policy = "openclaw"
 }
 
 #[test]
+fn the_documented_file_is_accepted() {
+    let page = include_str!("../../../docs/configuration.md");
+    let example = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let home = Home::with(&format!("\u{feff}{example}"));
+    fs::write(home.0.path().join("ops.md"), "Run things.").unwrap();
+    let config = good(home.load(&[("GATEWAY_TOKEN", "t"), ("OPENAI_API_KEY", "k")]));
+    assert_eq!(config.agents.len(), 2);
+}
+
+#[test]
 fn the_first_agent_is_the_default_where_none_says_so() {
     let config = good(Config::from_toml("[[agents]]\nid='ops'\n[[agents]]\nid='main'\n"));
     assert_eq!(config.default_agent().id.as_str(), "ops");
