@@ -4,9 +4,10 @@
 //!   implementation cannot forget one.
 //! * [`model`]: what goes in and comes out.
 //! * [`error`]: what a caller can act on.
-//! * `sqlite`: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
-//! * `conformance`: the suite every implementation must pass, written against the trait.
+//! * [`sqlite`]: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
+//! * [`conformance`]: the suite every implementation must pass, written against the trait.
 
+pub mod conformance;
 pub mod error;
 pub mod model;
 pub mod sqlite;
@@ -23,11 +24,11 @@ use watertight_core::transcript::Entry;
 use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
 
 pub use error::StoreError;
-pub use sqlite::{OpenError, SqliteStore};
 use model::{
     Batch, Committed, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenSession,
     SessionPage, SessionRow, TenantRow,
 };
+pub use sqlite::{OpenError, SqliteStore};
 
 /// An answer of the store. Boxed so that `dyn Store` works; one allocation beside a synced write does not matter.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -53,11 +54,7 @@ pub trait Store: Send + Sync + 'static {
     fn list<'a>(&'a self, caller: &'a Caller, grants: &'a Grants, query: ListQuery) -> StoreFuture<'a, SessionPage>;
 
     /// Sessions of the caller's tenant that hold this generation, latest written first. Each key is still to be admitted.
-    fn find_generation<'a>(
-        &'a self,
-        caller: &'a Caller,
-        id: &'a GenerationId,
-    ) -> StoreFuture<'a, Vec<GenerationHit>>;
+    fn find_generation<'a>(&'a self, caller: &'a Caller, id: &'a GenerationId) -> StoreFuture<'a, Vec<GenerationHit>>;
 
     /// The caller's own run of this id.
     fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>>;

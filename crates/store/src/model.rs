@@ -228,4 +228,3 @@ pub struct TenantRow {
     /// The operator's present epoch.
     pub auth_epoch: watertight_core::ids::AuthEpoch,
 }
-

@@ -89,7 +89,9 @@ pub enum OpenError {
         holder: String,
     },
     /// `store.db` is there without the keys to it.
-    #[error("{path} exists but keys.db beside it does not: restore keys.db; without it the stored sessions cannot be read")]
+    #[error(
+        "{path} exists but keys.db beside it does not: restore keys.db; without it the stored sessions cannot be read"
+    )]
     KeystoreMissing {
         /// The database.
         path: PathBuf,
@@ -107,7 +109,9 @@ pub enum OpenError {
     #[error("store.db and keys.db do not belong together: restore both from the same moment")]
     NotTogether,
     /// A later version of the program wrote it.
-    #[error("the store is at schema {found}, this program knows {known}: use the program that wrote it, or a later one")]
+    #[error(
+        "the store is at schema {found}, this program knows {known}: use the program that wrote it, or a later one"
+    )]
     NewerSchema {
         /// The store's version.
         found: u32,
@@ -232,11 +236,7 @@ impl SqliteStore {
 
     /// Figures since the store was opened.
     pub fn counts(&self) -> Counts {
-        Counts {
-            commits: self.writer.commits(),
-            writes: self.writer.operations(),
-            keystore_syncs: self.vault.syncs(),
-        }
+        Counts { commits: self.writer.commits(), writes: self.writer.operations(), keystore_syncs: self.vault.syncs() }
     }
 
     async fn read<T: Send + 'static>(
@@ -318,11 +318,7 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |conn, vault| list::page(conn, vault, &*vault.tenant(tenant)?, &reach, &query)))
     }
 
-    fn find_generation<'a>(
-        &'a self,
-        caller: &'a Caller,
-        id: &'a GenerationId,
-    ) -> StoreFuture<'a, Vec<GenerationHit>> {
+    fn find_generation<'a>(&'a self, caller: &'a Caller, id: &'a GenerationId) -> StoreFuture<'a, Vec<GenerationHit>> {
         let (tenant, id) = (caller.tenant(), id.clone());
         Box::pin(self.read(move |conn, vault| session::find_generation(conn, vault, tenant, &id)))
     }
@@ -354,9 +350,9 @@ impl Store for SqliteStore {
             let drawn = self.vault.draw(permit.tenant(), &self.readers).await?;
             let generation = match generation {
                 Some(generation) => generation,
-                None => GenerationId::from_uuid(
-                    uuid::Builder::from_random_bytes(watertight_seal::random()?).into_uuid(),
-                ),
+                None => {
+                    GenerationId::from_uuid(uuid::Builder::from_random_bytes(watertight_seal::random()?).into_uuid())
+                }
             };
             self.drafts.add(drawn.session, now);
             Ok(rows::session_record(SessionColumns {

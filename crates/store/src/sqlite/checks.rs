@@ -16,7 +16,8 @@ const MIN_SQLITE: i32 = 3_051_003;
 
 /// Refuses an SQLite that can lose data in WAL mode.
 pub(super) fn sqlite_version() -> Result<(), OpenError> {
-    accept_version(rusqlite::version_number()).map_err(|_| OpenError::OldSqlite { found: rusqlite::version().to_owned() })
+    accept_version(rusqlite::version_number())
+        .map_err(|_| OpenError::OldSqlite { found: rusqlite::version().to_owned() })
 }
 
 fn accept_version(number: i32) -> Result<(), i32> {
@@ -119,7 +120,10 @@ impl StoreLock {
                 let mut text = String::new();
                 // The holder is named where its note can be read; without it the refusal stands all the same.
                 let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
-                let holder = text.trim().parse().map_or_else(|_| "another process".to_owned(), |pid: u32| format!("process {pid}"));
+                let holder = text
+                    .trim()
+                    .parse()
+                    .map_or_else(|_| "another process".to_owned(), |pid: u32| format!("process {pid}"));
                 Err(OpenError::InUse { path: dir.to_owned(), holder })
             }
             Err(e) => Err(failed(e.into())),

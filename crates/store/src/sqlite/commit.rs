@@ -11,7 +11,7 @@ use watertight_seal::chain::End;
 use watertight_seal::keyring::TenantKeys;
 use watertight_seal::record::DataKey;
 
-use super::fault;
+use super::fault::{self, Fault};
 use super::rows::{self, Ending, RunRequest};
 use super::session::{FIRST_LEASE, Site};
 use super::vault::{FIRST_KEY, Vault};
@@ -59,18 +59,16 @@ impl Target {
                  JOIN sessions s ON s.tenant = g.tenant AND s.session = g.session
                  WHERE g.tenant = ?1 AND g.session = ?2 AND g.id_hash = ?3",
             )?
-            .query_row(
-                params![site.tenant.as_bytes(), site.session.as_bytes(), keys.generation_hash(to)],
-                |row| row.try_into(),
-            )
+            .query_row(params![site.tenant.as_bytes(), site.session.as_bytes(), keys.generation_hash(to)], |row| {
+                row.try_into()
+            })
             .optional()?;
         if let Some((no, live)) = found {
             if no == live {
                 // Live in the row but not in the scope: the session moved on.
                 return Err(StoreError::SessionChanged);
             }
-            let ending =
-                rows::ending(conn, &keys, site.session, no)?.ok_or(StoreError::Integrity("generation end"))?;
+            let ending = rows::ending(conn, &keys, site.session, no)?.ok_or(StoreError::Integrity("generation end"))?;
             return Ok(Self { id: to.clone(), no: GenerationNo(no), ending, change: Change::Back });
         }
         let last: Option<u32> = conn
@@ -236,12 +234,8 @@ pub(super) fn prepare(
         }
     };
 
-    let mut end = Head {
-        seq: head.seq,
-        chain: head.chain,
-        message_seq: target.ending.message_seq,
-        leaf: target.ending.leaf,
-    };
+    let mut end =
+        Head { seq: head.seq, chain: head.chain, message_seq: target.ending.message_seq, leaf: target.ending.leaf };
     let (mut entries, mut entry_rows) = (Vec::new(), Vec::new());
     for new in batch.entries {
         let mut body = new.body;
@@ -262,14 +256,7 @@ pub(super) fn prepare(
             body: sealed,
             chain: end.chain,
         });
-        entries.push(Entry {
-            id: new.id,
-            seq: end.seq,
-            generation: target.no,
-            message_seq: end.message_seq,
-            at,
-            body,
-        });
+        entries.push(Entry { id: new.id, seq: end.seq, generation: target.no, message_seq: end.message_seq, at, body });
     }
 
     let after = HeadRow {
@@ -315,14 +302,8 @@ pub(super) fn prepare(
         .collect::<Result<_, _>>()?;
     let meta = batch.meta.as_ref().map(|meta| meta_row(key, meta)).transpose()?;
 
-    let pending = Pending {
-        site: site.clone(),
-        generation: target.id,
-        generation_no: target.no,
-        lifecycle,
-        head: end,
-        entries,
-    };
+    let pending =
+        Pending { site: site.clone(), generation: target.id, generation_no: target.no, lifecycle, head: end, entries };
     let prepared = Prepared {
         lease,
         before: HeadCheck { seq: head.seq.0, chain: head.chain },
@@ -353,11 +334,8 @@ fn birth(
     Ok(Birth {
         key_hash,
         key: key.seal(&rows::key_place(&row), site.key.as_str().as_bytes())?,
-        agent_tag: match segments[..] {
-            ["agent", agent, ..] => agent_tag(keys, agent),
-            _ => 0,
-        },
-        sentinel: matches!(segments[..], ["global" | "unknown"]),
+        agent_tag: site.key.agent().map_or(0, |agent| agent_tag(keys, agent)),
+        sentinel: site.key.is_sentinel(),
         owner: site.principal,
         created_at: created_at.0,
         prefixes,
@@ -425,7 +403,7 @@ fn run_write(
 
 impl Prepared {
     /// Applies the commit; runs on the writer, inside its savepoint.
-    pub(super) fn apply(&self, conn: &Connection) -> Result<Applied, StoreError> {
+    pub(super) fn apply(&self, conn: &Connection) -> Result<Applied, Fault> {
         let born = match &self.birth {
             Some(birth) => self.insert_session(conn, birth)?,
             None => None,
@@ -441,7 +419,7 @@ impl Prepared {
     }
 
     /// Writes the session's row; none when it is there already.
-    fn insert_session(&self, conn: &Connection, birth: &Birth) -> Result<Option<Applied>, StoreError> {
+    fn insert_session(&self, conn: &Connection, birth: &Birth) -> Result<Option<Applied>, Fault> {
         let (tenant, session) = (self.site.tenant.as_bytes(), self.site.session.as_bytes());
         let exists: bool = conn
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE tenant = ?1 AND session = ?2)")?
@@ -481,11 +459,11 @@ impl Prepared {
                 self.at.0
             ]);
         match inserted {
-            Err(error) if fault::is_duplicate(&error) => return Err(StoreError::KeyTaken),
+            Err(error) if fault::is_duplicate(&error) => return Err(StoreError::KeyTaken.into()),
             other => other?,
         };
-        let mut insert = conn
-            .prepare_cached("INSERT INTO session_prefixes (tenant, prefix_hash, session) VALUES (?1, ?2, ?3)")?;
+        let mut insert =
+            conn.prepare_cached("INSERT INTO session_prefixes (tenant, prefix_hash, session) VALUES (?1, ?2, ?3)")?;
         for prefix in &birth.prefixes {
             insert.execute((tenant, prefix, session))?;
         }
@@ -494,7 +472,7 @@ impl Prepared {
     }
 
     /// Moves the session's head, if the writer still holds the lease and the session is as the writer knows it (C6).
-    fn update_session(&self, conn: &Connection) -> Result<Applied, StoreError> {
+    fn update_session(&self, conn: &Connection) -> Result<Applied, Fault> {
         let (tenant, session) = (self.site.tenant.as_bytes(), self.site.session.as_bytes());
         let (after, meta) = (&self.after, self.meta.as_ref());
         let updated = conn
@@ -506,27 +484,28 @@ impl Prepared {
                      AND head_seq = ?16 AND head_chain = ?17
                  RETURNING owner, created_at",
             )?
-            .query_row(params![
-                after.lifecycle,
-                after.generation,
-                after.seq as i64,
-                after.chain,
-                after.message_seq,
-                after.leaf,
-                after.mac,
-                self.at.0,
-                meta.map(|meta| &meta.sealed),
-                meta.map(|meta| meta.archived),
-                meta.map(|meta| meta.pinned),
-                tenant,
-                session,
-                self.lease.epoch.0 as i64,
-                self.site.lifecycle.0,
-                self.before.seq as i64,
-                self.before.chain
-            ], |row| {
-                Ok(Applied { owner: PrincipalId::from_bytes(row.get(0)?), created_at: UnixMillis(row.get(1)?) })
-            })
+            .query_row(
+                params![
+                    after.lifecycle,
+                    after.generation,
+                    after.seq as i64,
+                    after.chain,
+                    after.message_seq,
+                    after.leaf,
+                    after.mac,
+                    self.at.0,
+                    meta.map(|meta| &meta.sealed),
+                    meta.map(|meta| meta.archived),
+                    meta.map(|meta| meta.pinned),
+                    tenant,
+                    session,
+                    self.lease.epoch.0 as i64,
+                    self.site.lifecycle.0,
+                    self.before.seq as i64,
+                    self.before.chain
+                ],
+                |row| Ok(Applied { owner: PrincipalId::from_bytes(row.get(0)?), created_at: UnixMillis(row.get(1)?) }),
+            )
             .optional()?;
         if let Some(applied) = updated {
             return Ok(applied);
@@ -536,12 +515,12 @@ impl Prepared {
             .query_row((tenant, session), |row| row.get(0))
             .optional()?;
         match epoch {
-            Some(epoch) if epoch != self.lease.epoch.0 as i64 => Err(StoreError::StaleLease),
-            _ => Err(StoreError::SessionChanged),
+            Some(epoch) if epoch != self.lease.epoch.0 as i64 => Err(StoreError::StaleLease.into()),
+            _ => Err(StoreError::SessionChanged.into()),
         }
     }
 
-    fn write_generations(&self, conn: &Connection) -> Result<(), StoreError> {
+    fn write_generations(&self, conn: &Connection) -> Result<(), Fault> {
         let (tenant, session) = (self.site.tenant.as_bytes(), self.site.session.as_bytes());
         if let Some(closing) = &self.closing {
             conn.prepare_cached(
@@ -564,7 +543,7 @@ impl Prepared {
         }
     }
 
-    fn insert_generation(&self, conn: &Connection, row: &GenerationRow, created_at: i64) -> Result<(), StoreError> {
+    fn insert_generation(&self, conn: &Connection, row: &GenerationRow, created_at: i64) -> Result<(), Fault> {
         conn.prepare_cached(
             "INSERT INTO generations (tenant, session, generation, id_hash, id, created_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -580,7 +559,7 @@ impl Prepared {
         Ok(())
     }
 
-    fn insert_entries(&self, conn: &Connection) -> Result<(), StoreError> {
+    fn insert_entries(&self, conn: &Connection) -> Result<(), Fault> {
         let mut insert = conn.prepare_cached(
             "INSERT INTO entries (tenant, session, seq, generation, message_seq, entry, lifecycle, role, at, body, chain)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
@@ -603,7 +582,7 @@ impl Prepared {
         Ok(())
     }
 
-    fn write_run(&self, conn: &Connection, run: &RunWrite) -> Result<(), StoreError> {
+    fn write_run(&self, conn: &Connection, run: &RunWrite) -> Result<(), Fault> {
         let (tenant, principal) = (self.site.tenant.as_bytes(), self.site.principal.as_bytes());
         let session = self.site.session.as_bytes();
         let (hash, updated) = match run {
@@ -614,9 +593,18 @@ impl Prepared {
                              accepted_at)
                          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8)",
                     )?
-                    .execute(params![tenant, principal, hash, session, self.after.generation, input, request, self.at.0]);
+                    .execute(params![
+                        tenant,
+                        principal,
+                        hash,
+                        session,
+                        self.after.generation,
+                        input,
+                        request,
+                        self.at.0
+                    ]);
                 return match inserted {
-                    Err(error) if fault::is_duplicate(&error) => Err(StoreError::RunExists),
+                    Err(error) if fault::is_duplicate(&error) => Err(StoreError::RunExists.into()),
                     other => Ok(other.map(drop)?),
                 };
             }
@@ -650,6 +638,6 @@ impl Prepared {
                  WHERE tenant = ?1 AND principal = ?2 AND run_hash = ?3 AND session = ?4)",
             )?
             .query_row((tenant, principal, hash, session), |row| row.get(0))?;
-        if ended { Ok(()) } else { Err(StoreError::NotPermitted) }
+        if ended { Ok(()) } else { Err(StoreError::NotPermitted.into()) }
     }
 }

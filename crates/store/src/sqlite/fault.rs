@@ -33,11 +33,46 @@ impl From<SealError> for StoreError {
     }
 }
 
+/// Why an operation on the writer wrote nothing.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// It is not to be done.
+    Refused(StoreError),
+    /// SQLite could not do it.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Refused(error) => error,
+            Fault::Sqlite(error) => error.into(),
+        }
+    }
+}
+
 /// Whether the fault is that of a violated UNIQUE or PRIMARY KEY constraint.
 pub(super) fn is_duplicate(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(e, _)
         if e.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE
             || e.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+/// Whether reading or writing the file itself failed.
+pub(super) fn is_io(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
 }
 
 /// Whether the store may go on after a write failed this way. After any other fault the page cache may have dropped

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params_from_iter};
 use watertight_core::Caller;
 use watertight_core::grant::{Grants, Verb};
 use watertight_core::ids::{SessionId, TenantId};
-use watertight_core::key::KeyPrefix;
+use watertight_core::key::{AgentId, KeyPrefix};
 use watertight_core::session::SessionMeta;
 use watertight_seal::keyring::TenantKeys;
 
@@ -17,6 +17,7 @@ use crate::StoreError;
 use crate::model::{Archived, ListQuery, SessionPage, SessionRow};
 
 /// Which keys a list may show.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// None.
     Nothing,
@@ -33,29 +34,29 @@ pub(super) fn reach(caller: &Caller, grants: &Grants, query: &ListQuery) -> Reac
     if !grants.belong_to(caller.tenant(), caller.principal()) || !caller.ceiling().allows(Verb::Read) {
         return Reach::Nothing;
     }
-    let wanted = match &query.agent {
-        Some(agent) => vec!["agent".to_owned(), agent.as_str().to_owned()],
-        None => Vec::new(),
-    };
-    let mut met: Vec<KeyPrefix> = grants
-        .prefixes(Verb::Read, query.now)
+    meet(grants.prefixes(Verb::Read, query.now), query.agent.as_ref().map(AgentId::as_str))
+}
+
+fn meet<'a>(granted: impl Iterator<Item = &'a KeyPrefix>, agent: Option<&str>) -> Reach {
+    let wanted = agent.map_or_else(Vec::new, |agent| vec!["agent".to_owned(), agent.to_owned()]);
+    let mut met: Vec<Vec<String>> = granted
         .filter_map(|prefix| {
             let mine = prefix.segments();
-            // One of two prefixes that meet is the longer one; otherwise no key is under both.
-            let longer = if mine.len() >= wanted.len() { mine } else { &wanted[..] };
-            (longer.starts_with(mine) && longer.starts_with(&wanted))
-                .then(|| KeyPrefix::from_segments(longer.to_vec()))
+            // Two prefixes have keys in common only if one begins with the other; those are the longer one's keys.
+            let longer = if mine.len() >= wanted.len() { mine } else { &wanted };
+            (longer.starts_with(mine) && longer.starts_with(&wanted)).then(|| longer.to_vec())
         })
         .collect();
-    if met.iter().any(|prefix| prefix.segments() == wanted) {
-        return match &query.agent {
-            Some(agent) => Reach::Agent(agent.as_str().to_owned()),
-            None => Reach::Everything,
-        };
+    if met.contains(&wanted) {
+        return agent.map_or(Reach::Everything, |agent| Reach::Agent(agent.to_owned()));
     }
-    met.sort_by(|a, b| a.segments().cmp(b.segments()));
+    met.sort();
     met.dedup();
-    if met.is_empty() { Reach::Nothing } else { Reach::Prefixes(met) }
+    if met.is_empty() {
+        Reach::Nothing
+    } else {
+        Reach::Prefixes(met.into_iter().map(KeyPrefix::from_segments).collect())
+    }
 }
 
 /// The page.
@@ -69,7 +70,11 @@ pub(super) fn page(
     let Some(filter) = Filter::new(keys, reach, query) else {
         return Ok(SessionPage { rows: Vec::new(), total: 0 });
     };
-    if query.search.is_some() || query.label.is_some() { filter.search(conn, vault, query) } else { filter.plain(conn, vault, query) }
+    if query.search.is_some() || query.label.is_some() {
+        filter.search(conn, vault, query)
+    } else {
+        filter.plain(conn, vault, query)
+    }
 }
 
 /// A WHERE clause over plain columns and its parameters.
@@ -92,9 +97,8 @@ impl Filter {
             Reach::Agent(agent) => filter.and(" AND s.agent_tag = ?", [Value::Integer(agent_tag(keys, agent))]),
             Reach::Prefixes(prefixes) => {
                 let marks = vec!["?"; prefixes.len()].join(", ");
-                let hashes = prefixes
-                    .iter()
-                    .map(|prefix| blob(&keys.prefix_hash(prefix.segments().iter().map(String::as_str))));
+                let hashes =
+                    prefixes.iter().map(|prefix| blob(&keys.prefix_hash(prefix.segments().iter().map(String::as_str))));
                 filter.and(
                     &format!(
                         " AND s.session IN (SELECT x.session FROM session_prefixes x
@@ -194,4 +198,36 @@ fn holds(key: &str, meta: &SessionMeta, text: &str) -> bool {
 
 fn blob(bytes: &[u8]) -> Value {
     Value::Blob(bytes.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> KeyPrefix {
+        KeyPrefix::from_segments(text.split(':').filter(|s| !s.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn reach(granted: &[&str], agent: Option<&str>) -> Reach {
+        let granted: Vec<_> = granted.iter().map(|text| prefix(text)).collect();
+        meet(granted.iter(), agent)
+    }
+
+    #[test]
+    fn a_list_never_reaches_beyond_the_grants() {
+        assert_eq!(reach(&[], None), Reach::Nothing);
+        assert_eq!(reach(&["agent:main:user:al"], Some("ops")), Reach::Nothing);
+        assert_eq!(reach(&["agent:ops"], Some("op")), Reach::Nothing);
+        let own = || Reach::Prefixes(vec![prefix("agent:main:user:al")]);
+        assert_eq!(reach(&["agent:main:user:al", "agent:main:user:al"], None), own());
+        assert_eq!(reach(&["agent:main:user:al", "agent:ops:user:al"], Some("main")), own());
+    }
+
+    #[test]
+    fn an_agent_narrows_a_wider_grant() {
+        assert_eq!(reach(&[""], None), Reach::Everything);
+        for granted in ["", "agent", "agent:ops"] {
+            assert_eq!(reach(&[granted, "agent:main:x"], Some("ops")), Reach::Agent("ops".to_owned()));
+        }
+    }
 }

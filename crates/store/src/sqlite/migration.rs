@@ -82,24 +82,24 @@ mod tests {
     const ONE: Migration = Migration { version: 1, sql: "CREATE TABLE a (x) " };
     const TWO: Migration = Migration { version: 2, sql: "ALTER TABLE a ADD COLUMN y" };
 
-    fn done(_: &Connection) -> Result<(), OpenError> {
-        Ok(())
+    fn applied(conn: &mut Connection, steps: &[Migration]) -> Result<u32, OpenError> {
+        apply(conn, steps, |_| Ok(()))
     }
 
     #[test]
     fn missing_steps_are_applied_once_and_in_order() {
         let mut conn = Connection::open_in_memory().unwrap();
         assert_eq!(check(&conn, &[ONE]).unwrap(), 0);
-        assert_eq!(apply(&mut conn, &[ONE], done).unwrap(), 1);
-        assert_eq!(apply(&mut conn, &[ONE, TWO], done).unwrap(), 2);
-        assert_eq!(apply(&mut conn, &[ONE, TWO], done).unwrap(), 2);
+        assert_eq!(applied(&mut conn, &[ONE]).unwrap(), 1);
+        assert_eq!(applied(&mut conn, &[ONE, TWO]).unwrap(), 2);
+        assert_eq!(applied(&mut conn, &[ONE, TWO]).unwrap(), 2);
         conn.execute("INSERT INTO a (x, y) VALUES (1, 2)", []).unwrap();
     }
 
     #[test]
     fn a_newer_schema_and_a_changed_step_are_refused() {
         let mut conn = Connection::open_in_memory().unwrap();
-        apply(&mut conn, &[ONE, TWO], done).unwrap();
+        applied(&mut conn, &[ONE, TWO]).unwrap();
         assert!(matches!(check(&conn, &[ONE]), Err(OpenError::NewerSchema { found: 2, known: 1 })));
         let changed = Migration { version: 1, sql: "CREATE TABLE a (x, z)" };
         assert!(matches!(check(&conn, &[changed, TWO]), Err(OpenError::ChangedSchema { version: 1 })));
@@ -109,7 +109,7 @@ mod tests {
     fn a_failing_step_leaves_nothing_behind() {
         let mut conn = Connection::open_in_memory().unwrap();
         let broken = Migration { version: 2, sql: "CREATE TABLE b (x); NOT SQL" };
-        assert!(apply(&mut conn, &[ONE, broken], done).is_err());
+        assert!(applied(&mut conn, &[ONE, broken]).is_err());
         assert_eq!(check(&conn, &[ONE, TWO]).unwrap(), 0);
         assert!(conn.execute("INSERT INTO a VALUES (1)", []).is_err());
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn the_shipped_schemas_apply() {
         for steps in [STORE, KEYS] {
-            assert_eq!(apply(&mut Connection::open_in_memory().unwrap(), steps, done).unwrap(), 1);
+            assert_eq!(applied(&mut Connection::open_in_memory().unwrap(), steps).unwrap(), 1);
         }
     }
 }

@@ -5,8 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use watertight_core::grant::{Grant, Grants, VerbSet};
 use watertight_core::ids::{
-    AuthEpoch, EntryId, GenerationId, GenerationNo, Lifecycle, PrincipalId, RunId, Seq, SessionId,
-    TenantId, UnixMillis,
+    AuthEpoch, EntryId, GenerationId, GenerationNo, Lifecycle, PrincipalId, RunId, Seq, SessionId, TenantId, UnixMillis,
 };
 use watertight_core::key::{CanonicalKey, KeyPrefix};
 use watertight_core::principal::{CredentialRecord, Principal, PrincipalKind, SecretHash};
@@ -88,8 +87,7 @@ impl SessionRaw {
 
     /// The row of a session, if there is one.
     pub(super) fn find(conn: &Connection, tenant: TenantId, session: SessionId) -> Result<Option<Self>, StoreError> {
-        let sql =
-            format!("SELECT {} FROM {} WHERE s.tenant = ?1 AND s.session = ?2", Self::COLUMNS, Self::FROM);
+        let sql = format!("SELECT {} FROM {} WHERE s.tenant = ?1 AND s.session = ?2", Self::COLUMNS, Self::FROM);
         Ok(conn.prepare_cached(&sql)?.query_row((tenant.as_bytes(), session.as_bytes()), Self::read).optional()?)
     }
 
@@ -132,12 +130,7 @@ impl SessionRaw {
             message_seq: self.head_message_seq,
             leaf: self.head_leaf,
         };
-        Ok(Session {
-            record,
-            meta,
-            head,
-            updated_at: UnixMillis(self.updated_at),
-        })
+        Ok(Session { record, meta, head, updated_at: UnixMillis(self.updated_at) })
     }
 }
 
@@ -540,9 +533,8 @@ pub(super) fn grant_place(row: &[u8]) -> Place<'_> {
 
 /// The grants of a principal.
 pub(super) fn grants(conn: &Connection, keys: &TenantKeys, principal: PrincipalId) -> Result<Grants, StoreError> {
-    let mut statement = conn.prepare_cached(
-        "SELECT grant_id, verbs, prefix, not_after FROM grants WHERE tenant = ?1 AND principal = ?2",
-    )?;
+    let mut statement = conn
+        .prepare_cached("SELECT grant_id, verbs, prefix, not_after FROM grants WHERE tenant = ?1 AND principal = ?2")?;
     let mut rows = statement.query((keys.tenant().as_bytes(), principal.as_bytes()))?;
     let mut rules = Vec::new();
     while let Some(row) = rows.next()? {

@@ -5,12 +5,15 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension};
 use watertight_core::SessionScope;
-use watertight_core::ids::{GenerationId, GenerationNo, LeaseEpoch, Lifecycle, PrincipalId, Seq, SessionId, TenantId, UnixMillis};
+use watertight_core::ids::{
+    GenerationId, GenerationNo, LeaseEpoch, Lifecycle, PrincipalId, Seq, SessionId, TenantId, UnixMillis,
+};
 use watertight_core::key::CanonicalKey;
 use watertight_core::session::{SessionColumns, SessionMeta, SessionRecord};
 use watertight_seal::chain::{self, Chain};
 use watertight_seal::keyring::TenantKeys;
 
+use super::fault::Fault;
 use super::rows::{self, EntryRaw, RecordSite, Session, SessionRaw};
 use super::vault::Vault;
 use crate::StoreError;
@@ -116,15 +119,10 @@ pub(super) fn find(
     key: &CanonicalKey,
 ) -> Result<Option<SessionRecord>, StoreError> {
     let keys = vault.tenant(tenant)?;
-    let sql = format!(
-        "SELECT {} FROM {} WHERE s.tenant = ?1 AND s.key_hash = ?2",
-        SessionRaw::COLUMNS,
-        SessionRaw::FROM
-    );
-    let raw = conn
-        .prepare_cached(&sql)?
-        .query_row((tenant.as_bytes(), keys.key_hash(key)), SessionRaw::read)
-        .optional()?;
+    let sql =
+        format!("SELECT {} FROM {} WHERE s.tenant = ?1 AND s.key_hash = ?2", SessionRaw::COLUMNS, SessionRaw::FROM);
+    let raw =
+        conn.prepare_cached(&sql)?.query_row((tenant.as_bytes(), keys.key_hash(key)), SessionRaw::read).optional()?;
     let Some(raw) = raw else { return Ok(None) };
     let record = raw.open(vault)?.record;
     if record.key() != key {
@@ -141,14 +139,8 @@ pub(super) fn describe(
     drafted_at: UnixMillis,
 ) -> Result<SessionRow, StoreError> {
     Ok(match site.find(conn, vault)? {
-        Some(session) => {
-            SessionRow { record: session.record, meta: session.meta, updated_at: session.updated_at }
-        }
-        None => SessionRow {
-            record: site.drafted(drafted_at),
-            meta: SessionMeta::default(),
-            updated_at: drafted_at,
-        },
+        Some(session) => SessionRow { record: session.record, meta: session.meta, updated_at: session.updated_at },
+        None => SessionRow { record: site.drafted(drafted_at), meta: SessionMeta::default(), updated_at: drafted_at },
     })
 }
 
@@ -176,11 +168,7 @@ pub(super) fn open_draft(site: &Site, drafted_at: UnixMillis) -> OpenSession {
 }
 
 /// Takes the lease, whoever had it; runs on the writer. None when the session has no row.
-pub(super) fn take_lease(
-    conn: &Connection,
-    tenant: TenantId,
-    session: SessionId,
-) -> Result<Option<Lease>, StoreError> {
+pub(super) fn take_lease(conn: &Connection, tenant: TenantId, session: SessionId) -> Result<Option<Lease>, Fault> {
     let epoch = conn
         .prepare_cached(
             "UPDATE sessions SET lease_epoch = lease_epoch + 1 WHERE tenant = ?1 AND session = ?2
@@ -205,21 +193,10 @@ pub(super) fn open_stored(
 
 /// Checks that the session ends where its head says: the last entry is there, links to the one before, and carries the
 /// head's chain; nothing follows it.
-fn verify_end(
-    conn: &Connection,
-    vault: &Vault,
-    keys: &TenantKeys,
-    session: &Session,
-) -> Result<(), StoreError> {
+fn verify_end(conn: &Connection, vault: &Vault, keys: &TenantKeys, session: &Session) -> Result<(), StoreError> {
     let (tenant, id) = (session.record.tenant(), session.record.id());
-    let sql = format!(
-        "{} WHERE e.tenant = ?1 AND e.session = ?2 ORDER BY e.seq DESC LIMIT 1",
-        EntryRaw::SELECT
-    );
-    let last = conn
-        .prepare_cached(&sql)?
-        .query_row((tenant.as_bytes(), id.as_bytes()), EntryRaw::read)
-        .optional()?;
+    let sql = format!("{} WHERE e.tenant = ?1 AND e.session = ?2 ORDER BY e.seq DESC LIMIT 1", EntryRaw::SELECT);
+    let last = conn.prepare_cached(&sql)?.query_row((tenant.as_bytes(), id.as_bytes()), EntryRaw::read).optional()?;
     let Some(last) = last else {
         let empty = session.head.seq == Seq(0) && session.head.chain == chain::START;
         return if empty { Ok(()) } else { Err(StoreError::Integrity("missing entry")) };
@@ -249,8 +226,8 @@ pub(super) fn find_generation(
         SessionRaw::FROM
     );
     let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement
-        .query_map((tenant.as_bytes(), hash), |row| Ok((SessionRaw::read(row)?, row.get::<_, u32>(19)?)))?;
+    let rows =
+        statement.query_map((tenant.as_bytes(), hash), |row| Ok((SessionRaw::read(row)?, row.get::<_, u32>(19)?)))?;
     let mut hits = Vec::new();
     for row in rows {
         let (raw, generation) = row?;

@@ -7,6 +7,7 @@ use watertight_core::key::KeyPrefix;
 use watertight_core::principal::{Principal, PrincipalKind, SecretHash};
 use watertight_seal::keyring::TenantKeys;
 
+use super::fault::Fault;
 use super::rows;
 use crate::StoreError;
 use crate::model::TenantRow;
@@ -51,7 +52,7 @@ impl NewRows {
     }
 
     /// Writes the rows, unless a tenant of this name is there by now; runs on the writer.
-    pub(super) fn insert(&self, conn: &Connection) -> Result<TenantRow, StoreError> {
+    pub(super) fn insert(&self, conn: &Connection) -> Result<TenantRow, Fault> {
         if let Some(found) = find(conn, &self.name)? {
             return Ok(found);
         }
@@ -62,13 +63,7 @@ impl NewRows {
         )?;
         conn.execute(
             "INSERT INTO principals (tenant, principal, kind, auth_epoch, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![
-                tenant,
-                operator,
-                rows::kind_to_stored(PrincipalKind::Operator),
-                FIRST_EPOCH.0 as i64,
-                self.now.0
-            ],
+            params![tenant, operator, rows::kind_to_stored(PrincipalKind::Operator), FIRST_EPOCH.0 as i64, self.now.0],
         )?;
         conn.execute(
             "INSERT INTO credentials (credential, tenant, principal, secret_hash, ceiling, not_after, revoked, created_at)
@@ -101,7 +96,7 @@ pub(super) fn find(conn: &Connection, name: &str) -> Result<Option<TenantRow>, S
 }
 
 /// Ends the runs a former process left open; runs on the writer, and needs no key.
-pub(super) fn interrupt_open_runs(conn: &Connection, now: UnixMillis) -> Result<u64, StoreError> {
+pub(super) fn interrupt_open_runs(conn: &Connection, now: UnixMillis) -> Result<u64, Fault> {
     let mut tenants = conn.prepare("SELECT tenant FROM tenants")?;
     let tenants = tenants.query_map([], |row| row.get::<_, [u8; 16]>(0))?.collect::<Result<Vec<_>, _>>()?;
     let mut ended = 0;

@@ -31,6 +31,7 @@ pub(super) fn entries(
         }
     };
     let raws = match range {
+        EntryRange::Tail { limit: 0, .. } | EntryRange::After { limit: 0, .. } => Vec::new(),
         EntryRange::Tail { limit, skip } => {
             let newest = end.saturating_sub(skip);
             let oldest = newest.saturating_sub(limit);
@@ -71,15 +72,14 @@ pub(super) fn entry(conn: &Connection, vault: &Vault, site: &Site, id: EntryId) 
 fn open_all(vault: &Vault, site: &Site, session: &Session, raws: Vec<EntryRaw>) -> Result<Vec<Entry>, StoreError> {
     let chain = vault.tenant(site.tenant)?.chain(site.session);
     let record_site = RecordSite { vault, tenant: site.tenant, session: site.session };
-    let mut expected = raws.first().map_or(0, |raw| raw.message_seq);
+    let first = raws.first().map_or(0, |raw| raw.message_seq);
     let mut entries = Vec::with_capacity(raws.len());
-    for raw in raws {
+    for (expected, raw) in (first..).zip(raws) {
         let is_last = raw.seq == session.head.seq.0;
         let fits = raw.message_seq == expected && raw.seq <= session.head.seq.0 && raw.followed != is_last;
         if !fits || (is_last && !chain::same(raw.chain(), &session.head.chain)) {
             return Err(StoreError::Integrity("entry order"));
         }
-        expected += 1;
         entries.push(raw.open(&record_site, &chain)?);
     }
     Ok(entries)
@@ -105,8 +105,8 @@ fn read_tail(
     );
     let (tenant, session) = (site.tenant.as_bytes(), site.session.as_bytes());
     let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement
-        .query_map(params![tenant, session, generation.0, oldest, newest, newest - oldest], EntryRaw::read)?;
+    let rows =
+        statement.query_map(params![tenant, session, generation.0, oldest, newest, newest - oldest], EntryRaw::read)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -124,8 +124,7 @@ fn read_after(
     );
     let (tenant, session) = (site.tenant.as_bytes(), site.session.as_bytes());
     let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement
-        .query_map(params![tenant, session, signed(after), generation.0, limit], EntryRaw::read)?;
+    let rows = statement.query_map(params![tenant, session, signed(after), generation.0, limit], EntryRaw::read)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -134,10 +133,9 @@ fn count_up_to(conn: &Connection, site: &Site, generation: GenerationNo, seq: u6
         .prepare_cached(
             "SELECT count(*) FROM entries WHERE tenant = ?1 AND session = ?2 AND seq <= ?3 AND generation = ?4",
         )?
-        .query_row(
-            params![site.tenant.as_bytes(), site.session.as_bytes(), signed(seq), generation.0],
-            |row| row.get(0),
-        )?;
+        .query_row(params![site.tenant.as_bytes(), site.session.as_bytes(), signed(seq), generation.0], |row| {
+            row.get(0)
+        })?;
     Ok(count.unsigned_abs())
 }
 

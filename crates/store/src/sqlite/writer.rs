@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::fault;
+use super::fault::{self, Fault};
 use crate::StoreError;
 
 /// Operations of one group at the most.
@@ -58,7 +58,7 @@ impl Writer {
     /// operation is queued changes nothing: it is carried out as a whole.
     pub(super) async fn submit<T: Send + 'static>(
         &self,
-        operation: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        operation: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let work = Operation { run: Some(operation), result: None, reply };
@@ -95,13 +95,30 @@ fn closed() -> StoreError {
 /// One queued operation, whatever it answers.
 trait Work: Send {
     /// Runs it inside its savepoint; keeps the answer.
-    fn run(&mut self, conn: &Connection) -> Result<(), Refused>;
+    fn run(&mut self, conn: &Connection) -> Result<(), Failed>;
     /// Answers: what it kept, or why nothing of its group was written.
     fn finish(self: Box<Self>, lost: Option<StoreError>);
 }
 
-/// The operation wrote nothing that may stay.
-struct Refused;
+/// An operation that wrote nothing that may stay.
+struct Failed {
+    error: StoreError,
+    /// Whether the file itself failed, so that nothing after it can be trusted either.
+    io: bool,
+}
+
+/// A group of which nothing was written.
+struct Lost {
+    error: StoreError,
+    /// Whether the store goes on.
+    survivable: bool,
+}
+
+impl From<rusqlite::Error> for Lost {
+    fn from(error: rusqlite::Error) -> Self {
+        Self { survivable: fault::is_survivable(&error), error: error.into() }
+    }
+}
 
 struct Operation<F, T> {
     run: Option<F>,
@@ -111,14 +128,16 @@ struct Operation<F, T> {
 
 impl<F, T> Work for Operation<F, T>
 where
-    F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
+    F: FnOnce(&Connection) -> Result<T, Fault> + Send,
     T: Send,
 {
-    fn run(&mut self, conn: &Connection) -> Result<(), Refused> {
-        let result = self.run.take().map_or_else(|| Err(closed()), |run| run(conn));
-        let kept = result.is_ok();
+    fn run(&mut self, conn: &Connection) -> Result<(), Failed> {
+        let result = self.run.take().map_or_else(|| Err(closed().into()), |run| run(conn));
+        let io = matches!(&result, Err(Fault::Sqlite(error)) if fault::is_io(error));
+        let result = result.map_err(StoreError::from);
+        let failed = result.as_ref().err().map(|error| Failed { error: error.clone(), io });
         self.result = Some(result);
-        if kept { Ok(()) } else { Err(Refused) }
+        failed.map_or(Ok(()), Err)
     }
 
     fn finish(self: Box<Self>, lost: Option<StoreError>) {
@@ -174,38 +193,40 @@ impl Thread {
         }
         let result = self.transact(group);
         self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
-        match result {
-            Ok(()) => {
-                self.counts.commits.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) => {
-                if !self.conn.is_autocommit() {
-                    // Fails only when the transaction is gone already.
-                    let _ = self.conn.execute_batch("ROLLBACK");
-                }
-                if !fault::is_survivable(&error) {
-                    tracing::error!(%error, "a write could not be made durable; the store stops until it is started again");
-                    self.stopped = Some(StoreError::Unavailable(format!("stopped after a failed write: {error}")));
-                }
-                Err(self.stopped.clone().unwrap_or_else(|| error.into()))
-            }
+        let Err(lost) = result else {
+            self.counts.commits.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        if !self.conn.is_autocommit() {
+            // Fails only when the transaction is gone already.
+            let _ = self.conn.execute_batch("ROLLBACK");
         }
+        if lost.survivable {
+            return Err(lost.error);
+        }
+        tracing::error!(error = %lost.error, "a write could not be made durable; the store takes no more until a restart");
+        let stopped = StoreError::Unavailable(format!("stopped after a failed write: {}", lost.error));
+        self.stopped = Some(stopped.clone());
+        Err(stopped)
     }
 
-    fn transact(&mut self, group: &mut [Box<dyn Work>]) -> rusqlite::Result<()> {
+    fn transact(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), Lost> {
         let conn = &self.conn;
         let execute = |sql: &str| conn.prepare_cached(sql)?.execute([]).map(drop);
         execute("BEGIN IMMEDIATE")?;
         for work in group {
             execute("SAVEPOINT operation")?;
-            if work.run(conn).is_err() {
-                // When SQLite has rolled the whole transaction back (a full disk), this fails and the group is lost.
+            if let Err(failed) = work.run(conn) {
+                // On a full disk, among others, SQLite rolls the whole transaction back by itself.
+                if failed.io || conn.is_autocommit() {
+                    let survivable = !failed.io && failed.error == StoreError::Full;
+                    return Err(Lost { error: failed.error, survivable });
+                }
                 execute("ROLLBACK TO operation")?;
             }
             execute("RELEASE operation")?;
         }
-        execute("COMMIT")
+        Ok(execute("COMMIT")?)
     }
 
     /// Moves the log into the database. Readers keep it from finishing for a moment at the most; it is tried again.
@@ -234,11 +255,12 @@ mod tests {
 
     fn writer(dir: &tempfile::TempDir) -> Writer {
         let conn = Connection::open(dir.path().join("t.db")).unwrap();
-        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x UNIQUE); CREATE TABLE store (id, clean)").unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x UNIQUE); CREATE TABLE store (id, clean)")
+            .unwrap();
         Writer::start(conn).unwrap()
     }
 
-    fn insert(x: i64) -> impl FnOnce(&Connection) -> Result<(), StoreError> + Send + 'static {
+    fn insert(x: i64) -> impl FnOnce(&Connection) -> Result<(), Fault> + Send + 'static {
         move |conn| Ok(conn.execute("INSERT INTO t VALUES (?1)", [x]).map(drop)?)
     }
 
@@ -285,7 +307,7 @@ mod tests {
         let writer = writer(&dir);
         let refused = writer.submit(|conn| {
             conn.execute("INSERT INTO t VALUES (100)", [])?;
-            Err::<(), _>(StoreError::StaleLease)
+            Err::<(), _>(StoreError::StaleLease.into())
         });
         let results = futures_join(vec![
             Box::pin(writer.submit(insert(1))) as std::pin::Pin<Box<dyn Future<Output = _>>>,
@@ -335,6 +357,48 @@ mod tests {
         }
         writer.stop();
         assert_eq!(rows(&dir), 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_writes_until_there_is_room_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(&dir);
+        writer.submit(insert(1)).await.unwrap();
+        let limit = |pages: u32| {
+            writer
+                .submit(move |conn| Ok(conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?))
+        };
+        limit(8).await.unwrap();
+        let large =
+            || writer.submit(|conn| Ok(conn.execute("INSERT INTO t VALUES (zeroblob(100000))", []).map(drop)?));
+        assert_eq!(large().await, Err(StoreError::Full));
+        // Together with a write that would fit: it is refused too or stored, never lost after an answer.
+        let results = futures_join(vec![
+            Box::pin(writer.submit(insert(2))) as std::pin::Pin<Box<dyn Future<Output = _>>>,
+            Box::pin(large()),
+        ])
+        .await;
+        assert_eq!(results[1], Err(StoreError::Full));
+        assert_eq!(rows(&dir), 1 + i64::from(results[0].is_ok()));
+        limit(1_000_000).await.unwrap();
+        large().await.unwrap();
+        writer.submit(insert(3)).await.unwrap();
+        assert_eq!(rows(&dir), 3 + i64::from(results[0].is_ok()));
+    }
+
+    #[tokio::test]
+    async fn the_log_is_folded_into_the_database_before_it_grows_without_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(&dir);
+        for _ in 0..40 {
+            writer
+                .submit(|conn| Ok(conn.execute("INSERT INTO t VALUES (randomblob(200000))", []).map(drop)?))
+                .await
+                .unwrap();
+        }
+        let size = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().len();
+        // 8 MB were written; without checkpoints all of it would still be in the log.
+        assert!(size("t.db-wal") < 6_000_000 && size("t.db") > 2_000_000);
     }
 
     /// Polls once; none when the future is not ready.

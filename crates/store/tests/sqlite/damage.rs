@@ -1,0 +1,286 @@
+//! A damaged, moved or rolled-back row answers for its own session only (isolation.md §2.8).
+
+use rusqlite::Connection;
+use watertight_core::grant::Verb;
+use watertight_core::scope::authorize;
+use watertight_store::conformance::world::{World, accepted, everything, run, said};
+use watertight_store::conformance::{Fixture, Subject};
+use watertight_store::model::{Batch, EntryRange};
+use watertight_store::{Store, StoreError};
+
+use crate::Sqlite;
+
+const ALL: EntryRange = EntryRange::Tail { limit: 100, skip: 0 };
+const VICTIM: &str = "agent:main:victim";
+const OTHER: &str = "agent:main:other";
+
+/// Everything a user of the session reads, by the way it is reached.
+async fn read_all(world: &World, key: &str) -> Result<Vec<String>, StoreError> {
+    let permit = world.permit(&world.operator.caller, Verb::Write, key).await;
+    let record = world.store.find_session(&permit).await?.expect("the session is there");
+    let scope = authorize(permit, &record).unwrap();
+    let open = world.store.open_session(&scope).await?;
+    let mut texts = Vec::new();
+    for generation in world.store.generations(&scope).await? {
+        for entry in world.store.entries(&scope, generation.no, ALL).await? {
+            assert_eq!(world.store.entry(&scope, entry.id).await?.as_ref(), Some(&entry));
+            texts.push(entry.body.message.text());
+        }
+    }
+    assert_eq!(open.head.seq.0, texts.len() as u64);
+    Ok(texts)
+}
+
+/// Two sessions of two generations with five entries each, closed.
+async fn filled(fixture: &Sqlite) -> World {
+    let world = World::new(fixture).await;
+    for key in [VICTIM, OTHER] {
+        let mut desk = world.desk(key).await;
+        for n in 1..=2 {
+            world.say(&mut desk, &format!("{key} {n}")).await;
+        }
+        world.switch(&mut desk, "second").await;
+        for n in 3..=5 {
+            world.say(&mut desk, &format!("{key} {n}")).await;
+        }
+    }
+    world
+}
+
+/// Damages `file` of a filled store by this SQL, in which `$V` is the victim's id and `$O` the other's: the victim
+/// answers with an integrity error, the other goes on.
+async fn damaged(file: &str, what: &str, sql: &str) {
+    let fixture = Sqlite::new();
+    let world = filled(&fixture).await;
+    let id = async |key| {
+        let session = world.scope(&world.operator.caller, key).await.session();
+        format!("x'{}'", session.to_string().replace('-', ""))
+    };
+    let (victim, other) = (id(VICTIM).await, id(OTHER).await);
+    drop(world.store);
+
+    let conn = fixture.database(file);
+    let sql = sql.replace("$V", &victim).replace("$O", &other);
+    // Whoever damages a file does not mind its constraints.
+    conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON").unwrap();
+    let before = conn.total_changes();
+    conn.execute_batch(&sql).unwrap();
+    assert!(conn.total_changes() > before, "{what}: the statement changed nothing");
+    drop(conn);
+
+    let Subject { store, hasher } = fixture.open().await;
+    let world = World { store, hasher, operator: world.operator };
+    let found = read_all(&world, VICTIM).await;
+    assert!(matches!(found, Err(StoreError::Integrity(_))), "{what}: {found:?}");
+    let other = read_all(&world, OTHER).await;
+    assert_eq!(other.unwrap().len(), 5, "{what}: the other session is unharmed");
+    let listed = world.listed(everything()).await.0;
+    assert!(listed.contains(&OTHER.to_owned()), "{what}: {listed:?}");
+    let mut desk = world.desk(OTHER).await;
+    world.say(&mut desk, "goes on").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_or_moved_entry_is_found() {
+    let cases = [
+        (
+            "a byte of a body",
+            "UPDATE entries SET body = CAST(substr(body, 1, 40) || x'00' || substr(body, 42) AS BLOB) \
+             WHERE session = $V AND seq = 4",
+        ),
+        ("an empty body", "UPDATE entries SET body = x'' WHERE session = $V AND seq = 4"),
+        (
+            "a cut body",
+            "UPDATE entries SET body = substr(body, 1, length(body) - 1) WHERE session = $V AND seq = \
+             5",
+        ),
+        (
+            "an unknown version",
+            "UPDATE entries SET body = CAST(x'02' || substr(body, 2) AS BLOB) WHERE session = $V AND \
+             seq = 1",
+        ),
+        (
+            "another key number",
+            "UPDATE entries SET body = CAST(substr(body, 1, 2) || x'01000000' || substr(body, 7) AS \
+             BLOB) WHERE session = $V AND seq = 4",
+        ),
+        ("a link", "UPDATE entries SET chain = zeroblob(32) WHERE session = $V AND seq = 2"),
+        (
+            "two swapped bodies",
+            "UPDATE entries SET body = (SELECT o.body FROM entries o WHERE o.session = $V AND o.seq = \
+             9 - entries.seq) WHERE session = $V AND seq IN (4, 5)",
+        ),
+        (
+            "two swapped rows",
+            "UPDATE entries SET seq = -seq WHERE session = $V AND seq IN (3, 4); UPDATE entries SET \
+             seq = 7 + seq WHERE session = $V AND seq < 0",
+        ),
+        (
+            "a body from another session",
+            "UPDATE entries SET body = (SELECT o.body FROM entries o WHERE o.session = $O AND o.seq = \
+             4) WHERE session = $V AND seq = 4",
+        ),
+        (
+            "rows from another session",
+            "DELETE FROM entries WHERE session = $V; INSERT INTO entries SELECT tenant, $V, seq, \
+             generation, message_seq, entry, lifecycle, role, at, body, chain FROM entries WHERE \
+             session = $O",
+        ),
+        ("the last entry cut off", "DELETE FROM entries WHERE session = $V AND seq = 5"),
+        ("an entry in the middle", "DELETE FROM entries WHERE session = $V AND seq = 4"),
+        ("the first entry", "DELETE FROM entries WHERE session = $V AND seq = 1"),
+        ("the end of an older generation", "DELETE FROM entries WHERE session = $V AND seq = 2"),
+        ("a whole older generation", "DELETE FROM entries WHERE session = $V AND generation = 1"),
+        ("every entry", "DELETE FROM entries WHERE session = $V"),
+        (
+            "an entry twice",
+            "INSERT INTO entries SELECT tenant, session, 6, generation, 4, entry, lifecycle, role, \
+             at, body, chain FROM entries WHERE session = $V AND seq = 5",
+        ),
+        ("another role", "UPDATE entries SET role = 2 WHERE session = $V AND seq = 4"),
+        ("another time", "UPDATE entries SET at = at + 1 WHERE session = $V AND seq = 4"),
+        ("another message number", "UPDATE entries SET message_seq = message_seq + 1 WHERE session = $V AND seq = 5"),
+        ("another generation", "UPDATE entries SET generation = 1, message_seq = 3 WHERE session = $V AND seq = 3"),
+        ("another life", "UPDATE entries SET lifecycle = lifecycle + 1 WHERE session = $V AND seq = 4"),
+        ("another entry id", "UPDATE entries SET entry = zeroblob(16) WHERE session = $V AND seq = 4"),
+    ];
+    for (what, sql) in cases {
+        damaged("store.db", what, sql).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_session_row_is_found() {
+    let cases = [
+        (
+            "a head before the end",
+            "UPDATE sessions SET head_seq = 4, head_chain = (SELECT chain FROM entries WHERE session \
+             = $V AND seq = 4), head_message_seq = 2, head_leaf = (SELECT entry FROM entries WHERE \
+             session = $V AND seq = 4) WHERE session = $V",
+        ),
+        ("the head's link", "UPDATE sessions SET head_chain = zeroblob(32) WHERE session = $V"),
+        (
+            "the head's MAC",
+            "UPDATE sessions SET head_mac = (SELECT o.head_mac FROM sessions o WHERE o.session = $O) \
+             WHERE session = $V",
+        ),
+        ("the life", "UPDATE sessions SET lifecycle = lifecycle + 1 WHERE session = $V"),
+        ("the live generation", "UPDATE sessions SET generation = 1 WHERE session = $V"),
+        ("the message count", "UPDATE sessions SET head_message_seq = 2 WHERE session = $V"),
+        ("the leaf", "UPDATE sessions SET head_leaf = NULL WHERE session = $V"),
+        ("the owner", "UPDATE sessions SET owner = zeroblob(16) WHERE session = $V"),
+        ("the time of creation", "UPDATE sessions SET created_at = 0 WHERE session = $V"),
+        (
+            "the key",
+            "UPDATE sessions SET key = (SELECT o.key FROM sessions o WHERE o.session = $O) WHERE \
+             session = $V",
+        ),
+        (
+            "the description",
+            "UPDATE sessions SET meta = (SELECT o.meta FROM sessions o WHERE o.session = $O) WHERE \
+             session = $V",
+        ),
+        ("the pinned flag", "UPDATE sessions SET pinned = 1 WHERE session = $V"),
+        (
+            "a generation's id",
+            "UPDATE generations SET id = (SELECT o.id FROM generations o WHERE o.session = $O AND \
+             o.generation = 2) WHERE session = $V AND generation = 2",
+        ),
+        (
+            "two swapped generation ids",
+            "UPDATE generations SET (id_hash, id) = (SELECT o.id_hash, o.id FROM generations o WHERE \
+             o.session = $V AND o.generation = 3 - generations.generation) WHERE session = $V",
+        ),
+        (
+            "the end of an older generation",
+            "UPDATE generations SET end_message_seq = 1 WHERE session = $V AND generation = 1",
+        ),
+        (
+            "an older generation without its end",
+            "UPDATE generations SET end_mac = NULL WHERE session = $V AND generation = 1",
+        ),
+        ("the live generation's row", "DELETE FROM generations WHERE session = $V AND generation = 2"),
+    ];
+    for (what, sql) in cases {
+        damaged("store.db", what, sql).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_or_missing_data_key_is_found() {
+    let cases = [
+        ("no data key", "DELETE FROM data_keys WHERE session = $V AND key_gen = 1"),
+        (
+            "the other session's key",
+            "UPDATE data_keys SET (data_key, commitment) = (SELECT o.data_key, o.commitment FROM \
+             data_keys o WHERE o.session = $O AND o.key_gen = data_keys.key_gen) WHERE session = $V",
+        ),
+        ("another commitment", "UPDATE data_keys SET commitment = zeroblob(32) WHERE session = $V AND key_gen = 2"),
+        ("another epoch", "UPDATE data_keys SET epoch = 2 WHERE session = $V AND key_gen = 2"),
+    ];
+    for (what, sql) in cases {
+        damaged("keys.db", what, sql).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_anywhere_in_a_stored_body_is_found() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    world.say(&mut world.desk(VICTIM).await, "short").await;
+    let World { store, operator, .. } = world;
+    drop(store);
+    let body: Vec<u8> =
+        fixture.database("store.db").query_row("SELECT body FROM entries", [], |row| row.get(0)).unwrap();
+    let mut operator = Some(operator);
+    for at in (0..body.len()).step_by(17) {
+        let mut flipped = body.clone();
+        flipped[at] ^= 1;
+        assert_eq!(fixture.database("store.db").execute("UPDATE entries SET body = ?1", [flipped]).unwrap(), 1);
+        let Subject { store, hasher } = fixture.open().await;
+        let world = World { store, hasher, operator: operator.take().unwrap() };
+        let found = read_all(&world, VICTIM).await;
+        assert!(matches!(found, Err(StoreError::Integrity(_))), "byte {at}: {found:?}");
+        operator = Some(world.operator);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_run_is_found() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    let mut desk = world.desk(VICTIM).await;
+    for id in ["r1", "r2"] {
+        let input = said(id);
+        let runs = vec![accepted(id, &input)];
+        world.commit(&mut desk, Batch { entries: vec![input], runs, ..Batch::default() }).await.unwrap();
+    }
+    let hash = |conn: &Connection, at: u32| -> Vec<u8> {
+        conn.query_row("SELECT run_hash FROM runs ORDER BY run_hash LIMIT 1 OFFSET ?1", [at], |row| row.get(0)).unwrap()
+    };
+    let operator = world.operator;
+    drop(world.store);
+    for sql in [
+        "UPDATE runs SET request = (SELECT o.request FROM runs o WHERE o.run_hash <> ?1) WHERE run_hash = ?1",
+        "UPDATE runs SET input = zeroblob(16) WHERE run_hash = ?1",
+        "UPDATE runs SET how = 'completed' WHERE run_hash = ?1",
+        "UPDATE runs SET state = 6 WHERE run_hash = ?1",
+        "UPDATE runs SET state = 77 WHERE run_hash = ?1",
+    ] {
+        let saved = tempfile::tempdir().unwrap();
+        for file in ["store.db", "keys.db"] {
+            std::fs::copy(fixture.path().join(file), saved.path().join(file)).unwrap();
+        }
+        let copy = Sqlite { dir: saved };
+        let conn = copy.database("store.db");
+        let first = hash(&conn, 0);
+        assert_eq!(conn.execute(sql, [first]).unwrap(), 1);
+        drop(conn);
+        let store = copy.store();
+        let (r1, r2) = (run("r1"), run("r2"));
+        let found = [store.find_run(&operator.caller, &r1).await, store.find_run(&operator.caller, &r2).await];
+        let damaged = found.iter().filter(|run| matches!(run, Err(StoreError::Integrity(_)))).count();
+        let sound = found.iter().filter(|run| matches!(run, Ok(Some(_)))).count();
+        assert_eq!((damaged, sound), (1, 1), "{sql}");
+    }
+}

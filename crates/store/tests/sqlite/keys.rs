@@ -1,0 +1,98 @@
+//! The keystore and the pool of keys for sessions to come.
+
+use std::collections::HashSet;
+
+use watertight_core::grant::Verb;
+use watertight_core::ids::SessionId;
+use watertight_store::Store;
+use watertight_store::conformance::Subject;
+use watertight_store::conformance::world::{START, World};
+
+use crate::Sqlite;
+
+/// A world on a store whose counts can be read.
+async fn counted(fixture: &Sqlite) -> (World, std::sync::Arc<watertight_store::SqliteStore>) {
+    struct Shared(std::sync::Arc<watertight_store::SqliteStore>);
+    impl watertight_store::conformance::Fixture for Shared {
+        async fn open(&self) -> Subject {
+            Subject { store: self.0.clone(), hasher: self.0.token_hasher() }
+        }
+    }
+    let store = std::sync::Arc::new(fixture.store());
+    (World::new(&Shared(store.clone())).await, store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_session_costs_one_sync_and_none_in_the_keystore() {
+    let fixture = Sqlite::new();
+    let (world, store) = counted(&fixture).await;
+    for n in 0..20 {
+        let before = store.counts();
+        let mut desk = world.desk(&format!("agent:main:s{n}")).await;
+        world.say(&mut desk, "first").await;
+        let after = store.counts();
+        assert_eq!((after.commits - before.commits, after.keystore_syncs), (1, before.keystore_syncs));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_generation_costs_one_keystore_sync_and_an_old_one_none() {
+    let fixture = Sqlite::new();
+    let (world, store) = counted(&fixture).await;
+    let mut desk = world.desk("agent:main:main").await;
+    world.say(&mut desk, "first").await;
+    let first = desk.scope.generation().as_str().to_owned();
+    let mut cost = async |to: &str| {
+        let before = store.counts();
+        world.switch(&mut desk, to).await;
+        let after = store.counts();
+        (after.commits - before.commits, after.keystore_syncs - before.keystore_syncs)
+    };
+    assert_eq!(cost("second").await, (1, 1));
+    assert_eq!(cost(&first).await, (1, 0));
+    assert_eq!(cost("second").await, (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn more_drafts_than_the_pool_holds_all_get_ids_of_their_own() {
+    let fixture = Sqlite::new();
+    let (world, _) = counted(&fixture).await;
+    let world = std::sync::Arc::new(world);
+    let tasks: Vec<_> = (0..300)
+        .map(|n| {
+            let world = world.clone();
+            tokio::spawn(async move {
+                let mut desk = world.desk(&format!("agent:main:s{n}")).await;
+                world.say(&mut desk, &format!("{n}")).await;
+                desk.scope.session()
+            })
+        })
+        .collect();
+    let mut ids = HashSet::new();
+    for task in tasks {
+        assert!(ids.insert(task.await.unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_draft_was_given_up_is_free_again_at_the_next_start() {
+    let fixture = Sqlite::new();
+    let (world, store) = counted(&fixture).await;
+    let given_up = world.scope(&world.operator.caller, "agent:main:given-up").await.session();
+    let mut kept = world.desk("agent:main:kept").await;
+    world.say(&mut kept, "stays").await;
+    let (operator, kept) = (world.operator, kept.scope.session());
+    drop((world.store, store));
+
+    let store = std::sync::Arc::new(fixture.store());
+    let grants = store.grants(&operator.caller).await.unwrap();
+    let mut drawn: HashSet<SessionId> = HashSet::new();
+    // The pool holds 64 keys; the one in use is not among them.
+    for n in 0..64 {
+        let key = watertight_core::key::CanonicalKey::from_stored(&format!("agent:main:n{n}"));
+        let permit = watertight_core::scope::admit(&operator.caller, &grants, Verb::Write, &key, START).unwrap();
+        drawn.insert(store.draft_session(&permit, None, START).await.unwrap().id());
+    }
+    assert!(drawn.contains(&given_up));
+    assert!(!drawn.contains(&kept));
+}
