@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use watertight_config::{Auth, Config};
 use watertight_core::grant::{Grants, Verb, VerbSet};
-use watertight_core::ids::{GenerationId, RunId, TenantId, UnixMillis};
+use watertight_core::ids::{GenerationId, PrincipalId, RunId, TenantId, UnixMillis};
 use watertight_core::key::{CanonicalKey, Home, KeyPolicy, KeyRules};
 use watertight_core::principal::{CredentialRecord, Demand, PrincipalKind, Proof};
 use watertight_core::run::RunRecord;
@@ -205,6 +205,11 @@ impl Access {
         self.caller.ceiling()
     }
 
+    /// Who acts, for a surface that keeps what is one principal's from another. No authority comes with it.
+    pub fn identity(&self) -> (TenantId, PrincipalId) {
+        (self.caller.tenant(), self.caller.principal())
+    }
+
     /// How this caller's key texts are read.
     pub(crate) fn rules(&self) -> &KeyRules {
         &self.rules
@@ -220,8 +225,8 @@ impl Access {
     }
 
     /// Run ids are names under this pair.
-    pub(crate) fn run_space(&self) -> (TenantId, watertight_core::ids::PrincipalId) {
-        (self.caller.tenant(), self.caller.principal())
+    pub(crate) fn run_space(&self) -> (TenantId, PrincipalId) {
+        self.identity()
     }
 
     /// Whether the session of this key may be heard.

@@ -1,1 +1,62 @@
-//! placeholder
+//! The network surfaces of Watertight.
+//!
+//! The caller owns the socket and the shutdown: [`run`] serves a bound listener until told to stop, then drains.
+//! Every surface parses its wire, asks the engine under the caller's access, and words the answer; what a caller may
+//! touch is decided in the engine alone.
+//!
+//! * [`options`]: what a deployment or a test may set.
+//! * [`accept`]: connections in, bounded before anybody is believed.
+//! * [`routes`]: paths, common headers and common refusals.
+//! * [`probe`]: liveness, readiness and start-up probes.
+//! * [`limit`]: who may knock, and how often with a wrong secret.
+//! * [`gateway`]: what all connections share.
+//! * [`ws`]: the OpenClaw WebSocket protocol.
+
+mod accept;
+mod gateway;
+mod limit;
+pub mod options;
+mod probe;
+mod routes;
+mod ws;
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+
+use tokio::net::TcpListener;
+use watertight_engine::Engine;
+
+pub use options::ServerOptions;
+
+use gateway::{Gateway, Phase};
+
+/// Serves `listener` until `shutdown` completes, then drains: readiness turns off, new connections are told to come
+/// back, active runs get [`ServerOptions::drain_grace`], every WebSocket hears `shutdown` and closes with 1012. Returns
+/// when the engine is closed and the sockets are.
+pub async fn run(
+    listener: TcpListener,
+    engine: Engine,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let gateway = Gateway::new(engine, options, address);
+    {
+        let mut accepting = pin!(accept::accept(&listener, &gateway));
+        tokio::select! {
+            never = &mut accepting => match never {},
+            () = shutdown => {}
+        }
+        gateway.enter(Phase::Draining);
+        tokio::select! {
+            // Still accepting, so that probes and clients learn why.
+            never = &mut accepting => match never {},
+            () = gateway.engine.drain(gateway.options.drain_grace) => {}
+        }
+    }
+    drop(listener);
+    gateway.enter(Phase::Closing);
+    gateway.connections_closed().await;
+    Ok(())
+}

@@ -333,6 +333,11 @@ impl<'a> AgentFinal<'a> {
         let result = (status != "error").then(|| agent_result(run));
         Self { run_id: run.run.as_str(), status, summary, stop_reason, result }
     }
+
+    /// `ok`, `timeout` or `error`.
+    pub fn status(&self) -> &'static str {
+        self.status
+    }
 }
 
 /// What `agent.wait` answers.

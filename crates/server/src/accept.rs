@@ -1,0 +1,108 @@
+//! Connections in, bounded before anybody is believed (isolation.md §2.10).
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::gateway::{Gateway, Phase};
+use crate::limit::{Place, Source};
+use crate::routes;
+
+/// Until the whole header of a request is read.
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// Largest header of a request, in bytes.
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Most header fields of a request.
+const MAX_HEADER_FIELDS: usize = 64;
+/// Pause after the system refused to accept, for lack of file descriptors for one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The other end of a connection.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// When it came.
+    pub(crate) accepted_at: Instant,
+    /// Its place among the strangers; the last clone frees it.
+    _place: Arc<Place>,
+}
+
+impl Peer {
+    /// Its address as limits count it.
+    pub(crate) fn source(&self) -> Source {
+        self.address.ip().into()
+    }
+}
+
+/// Accepts for as long as it is polled.
+pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) -> Infallible {
+    let router = routes::router(gateway.clone());
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                // Small frames in both directions: waiting for full packets would only delay them.
+                let _ = stream.set_nodelay(true);
+                match gateway.strangers.admit(address.ip().into()) {
+                    Some(place) => {
+                        let peer = Peer { address, accepted_at: Instant::now(), _place: Arc::new(place) };
+                        gateway.connections.spawn(serve(stream, peer, router.clone(), gateway.clone()));
+                    }
+                    None => {
+                        tracing::warn!(%address, "too many connections that have not authenticated; refused one");
+                        gateway.connections.spawn(refuse(stream));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One sentence without reading anything.
+async fn refuse(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
+        Retry-After: 1\r\nConnection: close\r\nContent-Length: 48\r\n\r\nToo many connections are waiting to authenticate";
+    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
+}
+
+async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gateway>) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        router.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADER_FIELDS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = gateway.reached(Phase::Closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}

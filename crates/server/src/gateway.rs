@@ -1,0 +1,118 @@
+//! What all connections share.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use watertight_core::ids::UnixMillis;
+use watertight_engine::Engine;
+
+use crate::limit::{FailedLogins, Strangers};
+use crate::options::ServerOptions;
+use crate::ws::presence::Roll;
+
+/// How far the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Everything is served.
+    Serving,
+    /// No new connection, no new run; what runs goes on.
+    Draining,
+    /// Connections close.
+    Closing,
+}
+
+/// What all connections share.
+pub(crate) struct Gateway {
+    pub(crate) engine: Engine,
+    pub(crate) options: ServerOptions,
+    /// The bound address.
+    pub(crate) address: IpAddr,
+    /// Names this run of the process.
+    pub(crate) boot_id: Uuid,
+    /// Who is connected.
+    pub(crate) roll: Roll,
+    pub(crate) strangers: Arc<Strangers>,
+    pub(crate) logins: FailedLogins,
+    /// Every connection, until it is closed.
+    pub(crate) connections: TaskTracker,
+    /// Frames after hello that were not JSON.
+    unreadable_frames: AtomicU64,
+    health_version: AtomicU64,
+    started: Instant,
+    phase: watch::Sender<Phase>,
+}
+
+impl Gateway {
+    pub(crate) fn new(engine: Engine, options: ServerOptions, address: SocketAddr) -> Arc<Self> {
+        let limits = options.limits;
+        Arc::new(Self {
+            engine,
+            address: address.ip(),
+            boot_id: Uuid::new_v4(),
+            roll: Roll::new(options.version, now()),
+            strangers: Strangers::new(limits.strangers_per_address, limits.strangers),
+            logins: FailedLogins::new(limits),
+            connections: TaskTracker::new(),
+            unreadable_frames: AtomicU64::new(0),
+            health_version: AtomicU64::new(0),
+            started: Instant::now(),
+            phase: watch::Sender::new(Phase::Serving),
+            options,
+        })
+    }
+
+    /// Moves on; never back.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            if later {
+                *now = phase;
+            }
+            later
+        });
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Completes once the server is as far as `phase`.
+    pub(crate) async fn reached(&self, phase: Phase) {
+        // Fails only when the sender is gone, and that is ours.
+        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Completes when every connection is gone, or has had more time than closing takes.
+    pub(crate) async fn connections_closed(&self) {
+        self.connections.close();
+        let patience = self.options.timing.close_grace + Duration::from_secs(2);
+        if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
+            tracing::warn!(open = self.connections.len(), "connections did not close in time");
+        }
+    }
+
+    /// Counts a frame that was not JSON; the count so far.
+    pub(crate) fn count_unreadable_frame(&self) -> u64 {
+        self.unreadable_frames.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The version of the health snapshot that is made now.
+    pub(crate) fn next_health_version(&self) -> u64 {
+        self.health_version.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The wall clock.
+pub(crate) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

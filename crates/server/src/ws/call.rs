@@ -1,0 +1,127 @@
+//! One request, and how it is answered.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use watertight_core::ids::RunId;
+use watertight_engine::admission::Access;
+use watertight_wire::openclaw::ErrorShape;
+use watertight_wire::openclaw::params::Params;
+
+use super::feed::Feed;
+use super::outbox::Outbox;
+use crate::gateway::Gateway;
+
+/// A connection that has been let in, as its requests see it.
+pub(crate) struct Client {
+    /// Names the connection.
+    pub(crate) conn_id: Uuid,
+    /// What it may do.
+    pub(crate) access: Access,
+    /// What waits to be written to it.
+    pub(crate) outbox: Arc<Outbox>,
+    /// What it hears.
+    pub(crate) feed: Arc<Feed>,
+    /// Cancelled when the connection is gone.
+    pub(crate) gone: CancellationToken,
+}
+
+/// One request.
+pub(crate) struct Call {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) client: Arc<Client>,
+    /// The client's name for it.
+    pub(crate) id: String,
+    pub(crate) method: &'static str,
+    pub(crate) params: Option<Box<RawValue>>,
+    /// What the request holds while it starts; a request that goes on to wait gives it back.
+    pub(crate) start: Start,
+}
+
+/// What a request holds while it starts.
+#[derive(Default)]
+pub(crate) struct Start {
+    _permits: Vec<OwnedSemaphorePermit>,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Start {
+    /// A share of the connection's starts and bytes, and the turn among the requests of one session.
+    pub(crate) fn new(permits: Vec<OwnedSemaphorePermit>, turn: Option<OwnedMutexGuard<()>>) -> Self {
+        Self { _permits: permits, _turn: turn }
+    }
+}
+
+/// How a request is answered.
+pub(crate) type Outcome = Result<Answer, Failure>;
+
+/// A successful answer.
+pub(crate) enum Answer {
+    /// To be sent.
+    Payload(Box<RawValue>),
+    /// Sent already.
+    Sent,
+    /// Nobody is left to answer.
+    Nobody,
+}
+
+impl Answer {
+    /// This answer.
+    pub(crate) fn of(payload: &impl Serialize) -> Outcome {
+        Ok(Self::Payload(raw(payload)?))
+    }
+}
+
+/// A failed answer.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: ErrorShape,
+    /// Beside the error; only a failed `agent` run has one.
+    pub(crate) payload: Option<Box<RawValue>>,
+}
+
+impl Failure {
+    /// A request that does not fit.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        ErrorShape::invalid(message).into()
+    }
+
+    /// A failed run.
+    pub(crate) fn with_payload(error: ErrorShape, payload: &impl Serialize) -> Self {
+        Self { error, payload: raw(payload).ok() }
+    }
+}
+
+impl From<ErrorShape> for Failure {
+    fn from(error: ErrorShape) -> Self {
+        Self { error, payload: None }
+    }
+}
+
+fn raw(payload: &impl Serialize) -> Result<Box<RawValue>, ErrorShape> {
+    serde_json::value::to_raw_value(payload).map_err(|error| {
+        tracing::error!(%error, "an answer cannot be written as JSON");
+        ErrorShape::unavailable("The answer cannot be written. This is a defect of the gateway.")
+    })
+}
+
+impl Call {
+    /// The parameters.
+    pub(crate) fn params<P: Params>(&self) -> Result<P, Failure> {
+        Ok(P::parse(self.method, self.params.as_deref())?)
+    }
+
+    /// The client's idempotency key.
+    pub(crate) fn run_id(&self, field: &str, text: &str) -> Result<RunId, Failure> {
+        RunId::parse(text)
+            .map_err(|error| Failure::invalid(format!("invalid {} params: at /{field}: {error}", self.method)))
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.client.access
+    }
+}

@@ -1,0 +1,184 @@
+//! `chat.*` (gateway-ws.md §2.1).
+
+use watertight_core::ids::{GenerationId, RunId};
+use watertight_core::run::RunOptions;
+use watertight_core::transcript::Block;
+use watertight_engine::EngineError;
+use watertight_engine::report::RunReport;
+use watertight_engine::request::{Accepted, Disposition, GenerationChoice, HistoryQuery, Target, TurnRequest};
+use watertight_engine::view::History;
+use watertight_wire::openclaw::agent::AgentFinal;
+use watertight_wire::openclaw::message::StoredMessage;
+use watertight_wire::openclaw::params::{ChatAbortParams, ChatHistoryParams, ChatSendParams, ChatStartupParams};
+use watertight_wire::openclaw::reply::{
+    AbortAck, AgentsList, ChatAck, HistoryPage, HistoryReset, InFlightRun, PendingInputs,
+};
+use watertight_wire::openclaw::row::Extras;
+use watertight_wire::openclaw::text;
+
+use super::call::{Answer, Call, Failure, Outcome};
+use super::{image, view};
+
+/// Messages of a page that names no limit.
+const DEFAULT_LIMIT: u32 = 200;
+/// Bytes of messages in a page at the most.
+const MAX_PAGE_BYTES: usize = 6 * 1024 * 1024;
+
+/// One sentence for every way of asking us to deliver a reply somewhere.
+pub(super) const NO_CHANNELS: &str =
+    "This gateway has no messaging channels and cannot deliver the reply; send the request without deliver.";
+
+/// Acknowledged once the input is durable, before the first event of the run.
+pub(crate) async fn send(call: Call) -> Outcome {
+    let params: ChatSendParams = call.params()?;
+    let run = call.run_id("idempotencyKey", &params.idempotency_key)?;
+    if params.deliver {
+        return Err(Failure::invalid(NO_CHANNELS));
+    }
+    let message = text::clean(&params.message).map_err(|error| Failure::invalid(error.to_string()))?;
+    let mut target = Target { key: Some(params.session_key), agent: params.agent_id, ..Target::default() };
+    if params.attachments.is_empty() && !params.suppress_command_interpretation && text::is_stop_command(&message) {
+        return stop(&call, &target, None, "stop").await;
+    }
+    if let Some(id) = &params.session_id {
+        let id = GenerationId::parse(id)
+            .map_err(|error| Failure::invalid(format!("invalid chat.send params: at /sessionId: {error}")))?;
+        target.generation = GenerationChoice::NamesNew(id);
+    }
+    let request = TurnRequest {
+        target,
+        input: input(&message, &params.attachments)?,
+        run,
+        options: RunOptions {
+            timeout_ms: params.timeout_ms,
+            thinking: params.thinking.filter(|level| !level.trim().is_empty()),
+            ..RunOptions::default()
+        },
+        expect_generation: None,
+        surface: "ws",
+        method: "chat.send",
+    };
+    let (client, id) = (call.client.clone(), call.id.clone());
+    let acknowledge = move |accepted: &Accepted| {
+        if matches!(accepted.disposition, Disposition::Started | Disposition::InFlight) {
+            client.feed.started(&accepted.run);
+        }
+        client.outbox.respond(&id, &ack(accepted));
+    };
+    call.gateway.engine.submit(call.access(), request, acknowledge).await?;
+    Ok(Answer::Sent)
+}
+
+fn ack(accepted: &Accepted) -> ChatAck<'_> {
+    let ack =
+        |status, summary| ChatAck { run_id: accepted.run.as_str(), status, message_seq: accepted.message_seq, summary };
+    match &accepted.disposition {
+        Disposition::Started => ack("started", None),
+        Disposition::InFlight => ack("in_flight", None),
+        Disposition::Ended(report) => ack(ended_status(report), view::ended(report).error()),
+    }
+}
+
+/// How a run that had ended before is reported.
+fn ended_status(report: &RunReport) -> &'static str {
+    AgentFinal::new(view::ended(report)).status()
+}
+
+/// The blocks of a cleaned message and its pictures.
+pub(super) fn input(message: &str, attachments: &[serde_json::Value]) -> Result<Vec<Block>, Failure> {
+    let pictures = image::blocks(attachments)?;
+    if message.trim().is_empty() && pictures.is_empty() {
+        return Err(Failure::invalid("message or attachment required"));
+    }
+    let text = (!message.trim().is_empty()).then(|| Block::from_text(message));
+    Ok(text.into_iter().chain(pictures).collect())
+}
+
+/// Answered once the runs' end is durable and has been announced.
+pub(crate) async fn abort(call: Call) -> Outcome {
+    let params: ChatAbortParams = call.params()?;
+    // What cannot be a run id names no run.
+    let run = match params.run_id.as_deref().map(RunId::parse) {
+        None => None,
+        Some(Ok(run)) => Some(run),
+        Some(Err(_)) => return Answer::of(&AbortAck::new(Vec::new())),
+    };
+    let target = Target { key: Some(params.session_key), agent: params.agent_id, ..Target::default() };
+    stop(&call, &target, run.as_ref(), "rpc").await
+}
+
+async fn stop(call: &Call, target: &Target, run: Option<&RunId>, reason: &str) -> Outcome {
+    let runs = match call.gateway.engine.abort(call.access(), target, run, reason).await {
+        Ok(aborted) => aborted.runs,
+        // Nothing runs in a session that is not there.
+        Err(EngineError::NoSession(_)) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Answer::of(&AbortAck::new(runs.iter().map(ToString::to_string).collect()))
+}
+
+pub(crate) async fn history(call: Call) -> Outcome {
+    let params: ChatHistoryParams = call.params()?;
+    page(&call, params, None).await
+}
+
+/// The same page with what else a client needs to begin.
+pub(crate) async fn startup(call: Call) -> Outcome {
+    match call.params()? {
+        ChatStartupParams::Key(params) => page(&call, params, Some(view::agents(&call.gateway.engine))).await,
+        // We make no short ids, so no link of ours carries one.
+        ChatStartupParams::Link { short_id } => {
+            let shown: String = short_id.chars().filter(|c| !c.is_control()).take(64).collect();
+            Err(EngineError::NoSession(shown).into())
+        }
+    }
+}
+
+async fn page(call: &Call, params: ChatHistoryParams, agents: Option<AgentsList>) -> Outcome {
+    if params.session_id.is_some() && params.message_id.is_none() {
+        return Err(Failure::invalid("sessionId requires messageId"));
+    }
+    let target = Target { key: Some(params.session_key.clone()), agent: params.agent_id, ..Target::default() };
+    if params.cursor.is_some() {
+        // The key must still be one this caller could have.
+        call.gateway.engine.resolve_key(call.access(), &params.session_key, target.agent.as_deref())?;
+        return Answer::of(&HistoryReset::RESET);
+    }
+    let limit = usize::try_from(params.max_bytes.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let query = HistoryQuery {
+        limit: params.limit.unwrap_or(DEFAULT_LIMIT),
+        offset: params.offset.unwrap_or(0),
+        max_bytes: limit.min(MAX_PAGE_BYTES),
+    };
+    let history = call.gateway.engine.history(call.access(), &target, query).await?;
+    let live = history.session.generation.as_ref().map(GenerationId::as_str);
+    if params.session_id.is_some() && params.session_id.as_deref() != live {
+        return Err(Failure::invalid("sessionId does not belong to sessionKey"));
+    }
+    Answer::of(&page_of(history, params.session_key, params.offset, params.max_chars, agents))
+}
+
+fn page_of(
+    history: History,
+    session_key: String,
+    offset: Option<u32>,
+    max_chars: Option<usize>,
+    agents_list: Option<AgentsList>,
+) -> HistoryPage {
+    let History { session, entries, total, has_more, in_flight } = history;
+    let read = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    HistoryPage {
+        session_key,
+        session_id: session.generation.as_ref().map(ToString::to_string),
+        messages: entries.iter().map(|entry| StoredMessage::new(entry, max_chars)).collect(),
+        pending_inputs: PendingInputs::default(),
+        has_more,
+        next_offset: has_more.then(|| offset.unwrap_or(0).saturating_add(read)),
+        offset,
+        total_messages: total,
+        defaults: view::session_defaults(&session),
+        session_info: view::row(&session, Extras::ALL),
+        in_flight_run: in_flight.map(|run| InFlightRun::new(run.run.to_string(), run.text, run.started_at.0)),
+        agents_list,
+    }
+}

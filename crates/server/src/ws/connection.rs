@@ -1,0 +1,425 @@
+//! The socket from challenge to close (gateway-ws.md §1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use watertight_core::grant::Verb;
+use watertight_engine::hub::Interest;
+use watertight_wire::openclaw::ErrorShape;
+use watertight_wire::openclaw::connect::Challenge;
+use watertight_wire::openclaw::frame::{Event, Response, StateVersion};
+use watertight_wire::openclaw::hello::{Features, Granted, Health, HelloOk, Policy, Server, SessionDefaults, Snapshot};
+use watertight_wire::openclaw::reply::{Presence, Shutdown, Tick};
+
+use super::call::Client;
+use super::dispatch::Dispatcher;
+use super::feed::{self, Caps, Feed};
+use super::gate::{Gate, Gated};
+use super::handshake::{self, Refusal, Welcome};
+use super::origin::Page;
+use super::outbox::{HARD_LIMIT, Item, Load, Need, Outbox, close_frame};
+use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, presence, system, view};
+use crate::accept::Peer;
+use crate::gateway::{Gateway, Phase, now};
+
+type Socket = WebSocketStream<Gated<TokioIo<Upgraded>>>;
+
+/// Bytes handed to the socket before they are flushed together.
+const WRITE_BATCH: usize = 256 * 1024;
+
+/// Serves a socket to its end.
+pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: TokioIo<Upgraded>) {
+    let gate = Gate::default();
+    let config = WebSocketConfig::default()
+        .read_buffer_size(32 * 1024)
+        .max_frame_size(Some(MAX_FRAME_BYTES))
+        .max_message_size(Some(MAX_FRAME_BYTES));
+    let mut socket = WebSocketStream::from_raw_socket(gate.guard(io), Role::Server, Some(config)).await;
+    let grace = gateway.options.timing.close_grace;
+    let conn_id = Uuid::new_v4();
+    let deadline = Instant::from_std(peer.accepted_at) + gateway.options.timing.handshake;
+
+    let entered = tokio::time::timeout_at(deadline, enter(&gateway, &peer, page, &gate, conn_id, &mut socket)).await;
+    let (client, greeting, welcome) = match entered {
+        Ok(Ok(entered)) => entered,
+        Ok(Err(end)) => return finish(socket, end.0, grace).await,
+        Err(_) => return finish(socket, Some(None), grace).await,
+    };
+    // Believed from here on: no longer a stranger.
+    gate.open();
+    drop(peer);
+    let socket = converse(&gateway, client, greeting, &welcome, socket).await;
+    if let Some(socket) = socket {
+        finish(socket, None, grace).await;
+    }
+}
+
+/// How a socket ends: with which close frame, if with one at all.
+struct End(Option<Option<CloseFrame>>);
+
+impl End {
+    fn with(code: u16, reason: &str) -> Self {
+        Self(Some(Some(close_frame(code, reason))))
+    }
+
+    /// The client is gone.
+    const GONE: Self = Self(None);
+}
+
+/// The messages a client gets first.
+struct Greeting {
+    hello: HelloOk,
+    health: Health,
+    version: StateVersion,
+}
+
+/// From challenge to the judgement of the first frame.
+async fn enter(
+    gateway: &Arc<Gateway>,
+    peer: &Peer,
+    page: Page,
+    gate: &Gate,
+    conn_id: Uuid,
+    socket: &mut Socket,
+) -> Result<(Arc<Client>, Greeting, Welcome), End> {
+    let nonce = Uuid::new_v4().to_string();
+    let challenge = Event::unnumbered("connect.challenge", Challenge { nonce: &nonce, ts: now().0 });
+    send(socket, &challenge).await?;
+    let first = loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => break text,
+            Some(Ok(Message::Binary(_))) => return Err(End::with(close::NOT_TEXT, "text frames only")),
+            Some(Ok(Message::Close(_))) | None => return Err(End::GONE),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(misread(&error, gate)),
+        }
+    };
+    let welcome = match handshake::judge(gateway, peer, page, &first).await {
+        Ok(welcome) => welcome,
+        Err(Refusal { response, code, reason }) => {
+            if let Some((id, error)) = response {
+                send(socket, &Response::<()>::failed(&id, &error, None)).await?;
+            }
+            return Err(End::with(code, &reason));
+        }
+    };
+    let greeting = match greet(gateway, &welcome, conn_id).await {
+        Ok(greeting) => greeting,
+        Err(failure) => {
+            send(socket, &Response::<()>::failed(&welcome.id, &failure, None)).await?;
+            return Err(End::with(close::TRY_LATER, "not available now"));
+        }
+    };
+    let outbox = Arc::new(Outbox::default());
+    let caps = Caps {
+        session_scoped: welcome.params.has_cap("session-scoped-events"),
+        tool_events: welcome.params.has_cap("tool-events"),
+    };
+    let client = Client {
+        conn_id,
+        access: welcome.access.clone(),
+        feed: Arc::new(Feed::new(outbox.clone(), caps)),
+        outbox,
+        gone: CancellationToken::new(),
+    };
+    Ok((Arc::new(client), greeting, welcome))
+}
+
+async fn send(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<(), End> {
+    let text = serde_json::to_string(frame).map_err(|error| {
+        tracing::error!(%error, "a frame cannot be written as JSON");
+        End::GONE
+    })?;
+    socket.send(Message::text(text)).await.map_err(|_| End::GONE)
+}
+
+/// Why a frame could not be read, as a close frame says it.
+fn misread(error: &Error, gate: &Gate) -> End {
+    match error {
+        _ if gate.is_overrun() => End::with(close::TOO_BIG, "preauth payload too large"),
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => End::with(close::TOO_BIG, "payload too large"),
+        Error::Utf8(_) => End::with(close::NOT_UTF8, "text is not UTF-8"),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::GONE,
+        Error::Protocol(_) => End::with(close::PROTOCOL, "WebSocket protocol error"),
+        _ => End::GONE,
+    }
+}
+
+async fn greet(gateway: &Gateway, welcome: &Welcome, conn_id: Uuid) -> Result<Greeting, ErrorShape> {
+    let Welcome { access, scopes, .. } = welcome;
+    let engine = &gateway.engine;
+    let options = &gateway.options;
+    let unavailable = |error| super::call::Failure::from(error).error;
+    let health = system::snapshot(gateway, access).await.map_err(unavailable)?;
+    let main_key = engine.main_key(access, None).map_err(unavailable)?;
+    let defaults = view::defaults(engine);
+    let version = StateVersion { presence: gateway.roll.version(), health: gateway.next_health_version() };
+    let hello = HelloOk::new(
+        Server { version: options.version, boot_id: gateway.boot_id.to_string(), conn_id: conn_id.to_string() },
+        Features { methods: method::advertised(), events: feed::EVENTS },
+        Snapshot {
+            presence: if access.verbs().allows(Verb::Read) { gateway.roll.list(access) } else { Vec::new() },
+            health: health.clone(),
+            state_version: version,
+            uptime_ms: gateway.uptime_ms(),
+            session_defaults: SessionDefaults {
+                default_agent_id: view::default_agent(engine),
+                main_key: "main",
+                main_session_key: main_key.to_string(),
+                scope: "per-sender",
+                model_configured: !defaults.model.is_empty(),
+            },
+            auth_mode: access.verbs().allows(Verb::Admin).then(|| options.auth_mode.as_str()),
+        },
+        Granted { role: "operator", scopes: scopes.clone() },
+        Policy {
+            max_payload: MAX_FRAME_BYTES,
+            max_buffered_bytes: HARD_LIMIT,
+            tick_interval_ms: u64::try_from(options.timing.tick.as_millis()).unwrap_or(u64::MAX),
+            attachments: ATTACHMENTS,
+        },
+    );
+    Ok(Greeting { hello, health, version })
+}
+
+/// From hello to the end. The socket, where it can still be closed in order.
+async fn converse(
+    gateway: &Arc<Gateway>,
+    client: Arc<Client>,
+    greeting: Greeting,
+    welcome: &Welcome,
+    socket: Socket,
+) -> Option<Socket> {
+    let reads = client.access.verbs().allows(Verb::Read);
+    let outbox = client.outbox.clone();
+    let entry = presence::entry(&welcome.params.client, &welcome.scopes, client.conn_id, now());
+    let _line = gateway.roll.enter(&client.access, entry);
+    let _gone = client.gone.clone().drop_guard();
+    tracing::info!(connection = %client.conn_id, client = ?welcome.params.client.id, "a client is connected");
+
+    outbox.respond(&welcome.id, &greeting.hello);
+    // After hello, so that no event comes before it.
+    let _listener = reads.then(|| gateway.engine.listen(&client.access, Interest::Everything, client.feed.clone()));
+    if reads {
+        send_presence(gateway, &client);
+    }
+    let version = StateVersion { presence: gateway.roll.version(), ..greeting.version };
+    outbox.versioned_event("health", &greeting.health, Need::Droppable, Some(version));
+
+    let (mut sink, mut stream) = socket.split();
+    let (ping_written, pinged) = watch::channel(None);
+    let session =
+        Session { gateway, client: &client, dispatcher: Dispatcher::new(gateway.clone(), client.clone()), reads };
+    let grace = gateway.options.timing.close_grace;
+    let end = {
+        let mut writer = std::pin::pin!(write(&outbox, &mut sink, &ping_written));
+        let end = tokio::select! {
+            written = &mut writer => Some(written),
+            read = session.read(&mut stream, pinged) => match read {
+                Read::Gone => {
+                    outbox.abandon();
+                    return None;
+                }
+                // The outbox is closing; what it holds still goes out, if the client takes it in time.
+                Read::Closing => None,
+            },
+        };
+        match end {
+            Some(written) => written,
+            None => tokio::time::timeout(grace, writer).await.unwrap_or(Err(Broken)),
+        }
+    };
+    tracing::info!(connection = %client.conn_id, "a client is disconnected");
+    match end {
+        Ok(()) => sink.reunite(stream).ok(),
+        Err(Broken) => None,
+    }
+}
+
+fn send_presence(gateway: &Gateway, client: &Client) {
+    let version = StateVersion { presence: gateway.roll.version(), health: 0 };
+    let presence = Presence { presence: gateway.roll.list(&client.access) };
+    client.outbox.versioned_event("presence", &presence, Need::Droppable, Some(version));
+}
+
+/// The socket cannot be written to any more.
+struct Broken;
+
+/// Writes until the close frame is out.
+async fn write(
+    outbox: &Outbox,
+    sink: &mut SplitSink<Socket, Message>,
+    ping_written: &watch::Sender<Option<Instant>>,
+) -> Result<(), Broken> {
+    loop {
+        let mut next = Some(outbox.next().await);
+        let mut load = Load::default();
+        let mut pinged = false;
+        let mut closed = false;
+        while let Some(item) = next.take() {
+            load.add(&item);
+            let message = match item {
+                Item::Event(text) | Item::Response(text) => Message::Text(text),
+                Item::Ping => {
+                    pinged = true;
+                    Message::Ping(Vec::new().into())
+                }
+                Item::Close(frame) => {
+                    closed = true;
+                    Message::Close(frame)
+                }
+            };
+            sink.feed(message).await.map_err(|_| Broken)?;
+            if !closed && load.bytes() < WRITE_BATCH {
+                next = outbox.try_next();
+            }
+        }
+        match sink.flush().await {
+            Ok(()) => {}
+            // Said once the close handshake is complete.
+            Err(Error::ConnectionClosed) if closed => {}
+            Err(_) => return Err(Broken),
+        }
+        outbox.sent(load);
+        if pinged {
+            ping_written.send_replace(Some(Instant::now()));
+        }
+        if closed {
+            return Ok(());
+        }
+    }
+}
+
+/// Why reading stopped.
+enum Read {
+    /// The client is gone, or does not answer.
+    Gone,
+    /// The outbox is closing.
+    Closing,
+}
+
+/// The reading side of a connection that was let in.
+struct Session<'a> {
+    gateway: &'a Arc<Gateway>,
+    client: &'a Arc<Client>,
+    dispatcher: Dispatcher,
+    reads: bool,
+}
+
+impl Session<'_> {
+    /// Reads requests and keeps the clocks until the connection ends.
+    async fn read(&self, stream: &mut SplitStream<Socket>, mut pinged: watch::Receiver<Option<Instant>>) -> Read {
+        let timing = self.gateway.options.timing;
+        let outbox = &self.client.outbox;
+        let mut ticks = clock(timing.tick);
+        let mut pings = clock(timing.ping);
+        let mut closing = std::pin::pin!(self.gateway.reached(Phase::Closing));
+        let mut roll = self.gateway.roll.watch();
+        let mut next_presence = Instant::now();
+        let mut pong_due: Option<Instant> = None;
+        loop {
+            if outbox.is_closing() {
+                return Read::Closing;
+            }
+            let backed_up = outbox.is_backed_up();
+            tokio::select! {
+                message = stream.next(), if !backed_up => match message {
+                    Some(Ok(message)) => {
+                        pong_due = None;
+                        if let Some(end) = self.message(message).await {
+                            return end;
+                        }
+                    }
+                    Some(Err(error)) => match misread(&error, &Gate::default()) {
+                        End(Some(Some(frame))) => {
+                            outbox.close(frame.code.into(), &frame.reason);
+                            return Read::Closing;
+                        }
+                        End(_) => return Read::Gone,
+                    },
+                    None => return Read::Gone,
+                },
+                () = outbox.drained(), if backed_up => {}
+                _ = ticks.tick() => {
+                    outbox.event("tick", &Tick { ts: now().0 }, Need::Droppable);
+                }
+                _ = pings.tick() => outbox.ping(),
+                Ok(()) = pinged.changed() => {
+                    // While requests are not read, pongs are not either.
+                    let at = *pinged.borrow_and_update();
+                    pong_due = at.filter(|_| !backed_up).map(|at| at + timing.pong);
+                }
+                () = tokio::time::sleep_until(pong_due.unwrap_or_else(Instant::now)), if pong_due.is_some() && !backed_up => {
+                    tracing::info!(connection = %self.client.conn_id, "a client does not answer pings");
+                    return Read::Gone;
+                }
+                Ok(()) = changed_after(&mut roll, next_presence), if self.reads => {
+                    next_presence = Instant::now() + timing.presence;
+                    send_presence(self.gateway, self.client);
+                }
+                () = &mut closing => {
+                    outbox.event("shutdown", &Shutdown { reason: "gateway stopping" }, Need::Required);
+                    outbox.close(close::RESTART, "service restart");
+                    return Read::Closing;
+                }
+            }
+        }
+    }
+
+    async fn message(&self, message: Message) -> Option<Read> {
+        match message {
+            Message::Text(text) => {
+                let text: &Utf8Bytes = &text;
+                self.dispatcher.frame(text).await;
+                None
+            }
+            Message::Binary(_) => {
+                self.client.outbox.close(close::NOT_TEXT, "text frames only");
+                Some(Read::Closing)
+            }
+            // The library answers pings and closes; after a close it reports the end.
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => None,
+        }
+    }
+}
+
+/// Ticks after each period, never at once and never in a burst.
+fn clock(period: Duration) -> tokio::time::Interval {
+    let mut clock = tokio::time::interval_at(Instant::now() + period, period);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    clock
+}
+
+/// Completes on a change, but not before `earliest`: a rush of connections is told in one go.
+async fn changed_after(version: &mut watch::Receiver<u64>, earliest: Instant) -> Result<(), watch::error::RecvError> {
+    tokio::time::sleep_until(earliest).await;
+    version.changed().await
+}
+
+/// Sends the close frame, if one is given, then reads what the client still sends until it closes too. Dropping a
+/// socket with unread bytes would reset it, and the client might never see why it was closed.
+async fn finish(mut socket: Socket, frame: Option<Option<CloseFrame>>, grace: Duration) {
+    let farewell = async {
+        if let Some(frame) = frame {
+            let _ = socket.send(Message::Close(frame)).await;
+        }
+        let io = socket.get_mut().inner_mut();
+        let _ = io.shutdown().await;
+        let mut rest = [0; 4096];
+        while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
+    };
+    let _ = tokio::time::timeout(grace, farewell).await;
+}

@@ -1,0 +1,166 @@
+//! From a frame to a method, bounded and in order.
+//!
+//! Each request runs in a task of its own that is driven to its end, also when the client is gone: what it writes must
+//! not be torn. Requests that name one session start in the order they came.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::poll;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use watertight_core::ErrorCode;
+use watertight_wire::openclaw::ErrorShape;
+use watertight_wire::openclaw::frame::{self, BadFrame, Request};
+
+use super::call::{Answer, Call, Client, Start};
+use super::method::{self, Method, Order};
+use crate::gateway::Gateway;
+
+/// Most requests of a connection that are starting.
+const MAX_STARTS: usize = 256;
+/// Most bytes of them.
+const MAX_START_BYTES: usize = 50 * 1024 * 1024;
+/// Most requests of a connection that wait for something after they started.
+const MAX_WAITING: usize = 4096;
+/// Queues for the order of a session's requests. Two sessions may share one; that costs time, never order.
+const LANES: usize = 64;
+
+/// Starts the requests of one connection.
+pub(crate) struct Dispatcher {
+    gateway: Arc<Gateway>,
+    client: Arc<Client>,
+    starts: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    lanes: Vec<Arc<Mutex<()>>>,
+    hasher: RandomState,
+}
+
+type Turn = Pin<Box<dyn Future<Output = OwnedMutexGuard<()>> + Send>>;
+
+impl Dispatcher {
+    pub(crate) fn new(gateway: Arc<Gateway>, client: Arc<Client>) -> Self {
+        Self {
+            gateway,
+            client,
+            starts: Arc::new(Semaphore::new(MAX_STARTS)),
+            bytes: Arc::new(Semaphore::new(MAX_START_BYTES)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Starts what a text frame asks for. Never waits for it.
+    pub(crate) async fn frame(&self, text: &str) {
+        let outbox = &self.client.outbox;
+        match frame::parse(text) {
+            Ok(request) => {
+                if let Err(error) = self.request(&request, text.len()).await {
+                    outbox.refuse(&request.id, &error, None);
+                }
+            }
+            Err(BadFrame::NotJson) => {
+                let count = self.gateway.count_unreadable_frame();
+                tracing::warn!(connection = %self.client.conn_id, bytes = text.len(), count, "a frame is not JSON");
+            }
+            Err(BadFrame::OutOfBounds(problem)) => {
+                outbox.refuse("invalid", &ErrorShape::invalid(format!("invalid request frame: {problem}")), None);
+            }
+            Err(BadFrame::NotRequest { id, problem }) => {
+                let error = ErrorShape::invalid(format!("invalid request frame: {problem}"));
+                outbox.refuse(id.as_deref().unwrap_or("invalid"), &error, None);
+            }
+        }
+    }
+
+    async fn request(&self, request: &Request<'_>, bytes: usize) -> Result<(), ErrorShape> {
+        let method = find(&request.method)?;
+        method.authorization.check(self.client.access.verbs())?;
+        let permits = self.permits(bytes)?;
+        let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| busy())?;
+        let turn = self.turn(method, request.params).await;
+        let call = Call {
+            gateway: self.gateway.clone(),
+            client: self.client.clone(),
+            id: request.id.to_string(),
+            method: method.name,
+            params: request.params.map(ToOwned::to_owned),
+            start: Start::default(),
+        };
+        self.gateway.connections.spawn(async move {
+            let turn = match turn {
+                Some(turn) => Some(turn.await),
+                None => None,
+            };
+            answer(method, Call { start: Start::new(permits, turn), ..call }).await;
+            drop(waiting);
+        });
+        Ok(())
+    }
+
+    fn permits(&self, bytes: usize) -> Result<Vec<OwnedSemaphorePermit>, ErrorShape> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let start = self.starts.clone().try_acquire_owned();
+        let size = self.bytes.clone().try_acquire_many_owned(bytes);
+        match (start, size) {
+            (Ok(start), Ok(size)) => Ok(vec![start, size]),
+            _ => Err(busy()),
+        }
+    }
+
+    /// A place in the queue of the session the parameters name, taken now and waited for later.
+    async fn turn(&self, method: &Method, params: Option<&RawValue>) -> Option<Turn> {
+        if method.order == Order::Free {
+            return None;
+        }
+        let name: Name<'_> = params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
+        let lane = self.hasher.hash_one(name.session_key.or(name.key)) as usize % LANES;
+        let mut turn: Turn = Box::pin(self.lanes[lane].clone().lock_owned());
+        match poll!(&mut turn) {
+            // The lock queues in the order of first polls, which is the order of frames.
+            std::task::Poll::Pending => Some(turn),
+            std::task::Poll::Ready(guard) => Some(Box::pin(std::future::ready(guard))),
+        }
+    }
+}
+
+/// The part of the parameters that says which session they are about.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Name<'a> {
+    #[serde(borrow, rename = "sessionKey")]
+    session_key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    key: Option<Cow<'a, str>>,
+}
+
+fn find(name: &str) -> Result<&'static Method, ErrorShape> {
+    method::find(name).ok_or_else(|| match name {
+        "connect" => ErrorShape::invalid("connect is only valid as the first request"),
+        _ => {
+            let shown: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+            ErrorShape::invalid(format!("unknown method: {shown}"))
+        }
+    })
+}
+
+fn busy() -> ErrorShape {
+    ErrorShape::unavailable("Too many requests of this connection are under way. Wait for one to be answered.")
+        .with_code(ErrorCode::TooBusy)
+        .retry_after(500)
+}
+
+async fn answer(method: &'static Method, call: Call) {
+    let (client, id) = (call.client.clone(), call.id.clone());
+    match (method.handler)(call).await {
+        Ok(Answer::Payload(payload)) => client.outbox.respond(&id, &payload),
+        Ok(Answer::Sent | Answer::Nobody) => {}
+        Err(failure) => client.outbox.refuse(&id, &failure.error, failure.payload.as_deref()),
+    }
+}

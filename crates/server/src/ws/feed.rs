@@ -1,0 +1,323 @@
+//! From what happens in sessions to what a connection hears (gateway-ws.md §3).
+//!
+//! The engine delivers events in the publisher's own context, before it answers whoever waits for them. So whatever a
+//! feed queues here stands in the outbox before the answer does: `chat` aborted before the response to `chat.abort`,
+//! `chat` final before the last response of `agent`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use watertight_core::ids::RunId;
+use watertight_core::key::CanonicalKey;
+use watertight_core::run::{FailureKind, RunOutcome};
+use watertight_core::transcript::Entry;
+use watertight_engine::event::{EventKind, SessionEvent};
+use watertight_engine::hub::EventSink;
+use watertight_engine::report::RunReport;
+use watertight_engine::view::SessionView;
+use watertight_wire::openclaw::agent::{AgentData, AgentEvent, Lifecycle, TerminalReply, Tool, ToolOutput};
+use watertight_wire::openclaw::chat::{ChatEvent, ChatMessage, ChatState, ErrorDetail, error_kind};
+use watertight_wire::openclaw::message::StoredMessage;
+use watertight_wire::openclaw::reply::{SessionMessage, SessionsChanged};
+use watertight_wire::openclaw::row::Extras;
+
+use super::outbox::{Need, Outbox, Pushed};
+use super::view;
+
+/// Most keys a connection may subscribe to by name (isolation.md §2.10).
+const MAX_SUBSCRIPTIONS: usize = 10_000;
+
+/// The events we send, as hello names them.
+pub(crate) const EVENTS: &[&str] = &[
+    "agent",
+    "chat",
+    "connect.challenge",
+    "health",
+    "presence",
+    "session.message",
+    "session.tool",
+    "sessions.changed",
+    "shutdown",
+    "tick",
+];
+
+/// What one connection hears.
+pub(crate) struct Feed {
+    outbox: Arc<Outbox>,
+    caps: Caps,
+    state: Mutex<State>,
+}
+
+/// What the client said it can handle.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Caps {
+    /// `chat` and `agent` only of sessions it subscribed to by name.
+    pub(crate) session_scoped: bool,
+    /// Tool events of the runs it starts.
+    pub(crate) tool_events: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Hears of changes to the list, and every session's messages.
+    list: bool,
+    /// Sessions subscribed to by name.
+    keys: HashSet<CanonicalKey>,
+    /// Runs this connection started that have not ended.
+    own_runs: HashSet<RunId>,
+    /// Runs whose answer is growing, with what the client has of it.
+    answers: HashMap<RunId, Told>,
+}
+
+/// What a client has of a growing answer.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// Bytes of it.
+    bytes: usize,
+    /// Whether a piece was skipped, so that the next one must bring all.
+    torn: bool,
+}
+
+/// Too many subscriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("This connection has {MAX_SUBSCRIPTIONS} subscriptions, which is the most. Unsubscribe from one first.")]
+pub(crate) struct TooMany;
+
+impl Feed {
+    pub(crate) fn new(outbox: Arc<Outbox>, caps: Caps) -> Self {
+        Self { outbox, caps, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears of the list from now on.
+    pub(crate) fn subscribe_list(&self) {
+        self.lock().list = true;
+    }
+
+    /// Hears the session's messages from now on.
+    pub(crate) fn subscribe(&self, key: CanonicalKey) -> Result<(), TooMany> {
+        let mut state = self.lock();
+        if state.keys.len() >= MAX_SUBSCRIPTIONS && !state.keys.contains(&key) {
+            return Err(TooMany);
+        }
+        state.keys.insert(key);
+        Ok(())
+    }
+
+    /// Stops hearing them, unless the whole list is subscribed to.
+    pub(crate) fn unsubscribe(&self, key: &CanonicalKey) {
+        self.lock().keys.remove(key);
+    }
+
+    /// The connection started this run. Called before the run's first event.
+    pub(crate) fn started(&self, run: &RunId) {
+        self.lock().own_runs.insert(run.clone());
+    }
+
+    fn push(&self, name: &str, payload: &impl Serialize, need: Need) -> Pushed {
+        self.outbox.event(name, payload, need)
+    }
+
+    fn message(&self, event: &SessionEvent, entry: &Entry, session: &SessionView) {
+        let payload = SessionMessage {
+            session_key: event.key.as_str(),
+            agent_id: &event.agent,
+            message: StoredMessage::new(entry, None),
+            message_id: entry.id.to_string(),
+            message_seq: entry.message_seq,
+            session: view::row(session, Extras::ALL),
+        };
+        self.push("session.message", &payload, Need::Required);
+    }
+
+    fn changed(&self, event: &SessionEvent, reason: &str, phase: Option<&'static str>, session: &SessionView) {
+        let payload = SessionsChanged {
+            session_key: event.key.as_str(),
+            agent_id: &event.agent,
+            reason,
+            phase,
+            run_id: event.run.as_ref().map(|(run, _)| run.as_str()),
+            ts: event.at.0,
+            session: view::row(session, Extras::ALL),
+        };
+        self.push("sessions.changed", &payload, Need::Droppable);
+    }
+
+    fn chat(&self, event: &SessionEvent, state: ChatState<'_>, need: Need) -> Pushed {
+        let Some((run, seq)) = &event.run else { return Pushed::Skipped };
+        let payload = ChatEvent {
+            run_id: run.as_str(),
+            session_key: event.key.as_str(),
+            agent_id: &event.agent,
+            seq: *seq,
+            state,
+        };
+        self.push("chat", &payload, need)
+    }
+
+    fn agent(&self, name: &str, event: &SessionEvent, data: AgentData<'_>, need: Need) {
+        let Some((run, seq)) = &event.run else { return };
+        let payload = AgentEvent {
+            run_id: run.as_str(),
+            seq: *seq,
+            stream: data.stream(),
+            ts: event.at.0,
+            session_key: event.key.as_str(),
+            session_id: event.generation.as_str(),
+            agent_id: &event.agent,
+            data,
+        };
+        self.push(name, &payload, need);
+    }
+
+    /// The answer grows. A client that lacks a piece of it gets all of it once.
+    fn text(&self, state: &mut State, event: &SessionEvent, delta: &str, text: &str) {
+        let Some((run, _)) = &event.run else { return };
+        self.agent("agent", event, AgentData::Assistant { text, delta }, Need::Droppable);
+        let told = state.answers.entry(run.clone()).or_default();
+        let replace = told.torn || told.bytes + delta.len() != text.len();
+        let chat = ChatState::Delta {
+            delta_text: if replace { text } else { delta },
+            message: ChatMessage::new(text, event.at),
+            replace,
+        };
+        let pushed = self.chat(event, chat, Need::Droppable);
+        *told = Told { bytes: text.len(), torn: pushed == Pushed::Skipped };
+    }
+
+    /// Exactly one terminal `chat` state per run.
+    fn ended(&self, event: &SessionEvent, report: &RunReport) {
+        let run = view::ended(report);
+        let message = || ChatMessage::unless_empty(&report.text, report.ended_at);
+        let error = |kind: FailureKind| ChatState::Error {
+            error_message: run.error().unwrap_or("The run failed."),
+            error_kind: error_kind(kind),
+            error_detail: report.model.as_ref().map(ErrorDetail::of),
+            message: message(),
+        };
+        let end = |aborted: bool| {
+            AgentData::Lifecycle(Lifecycle::End {
+                started_at: report.started_at.0,
+                ended_at: report.ended_at.0,
+                stop_reason: run.stop_reason(),
+                aborted,
+                status: aborted.then_some("cancelled"),
+                terminal_reply: TerminalReply::new(&report.text),
+            })
+        };
+        let failed = || {
+            AgentData::Lifecycle(Lifecycle::Error {
+                error: run.error().unwrap_or("The run failed."),
+                ended_at: report.ended_at.0,
+            })
+        };
+        match &report.outcome {
+            RunOutcome::Completed { stop, .. } => {
+                self.agent("agent", event, end(false), Need::Required);
+                let done = ChatState::completed(&report.text, *stop, report.usage, report.ended_at);
+                self.chat(event, done, Need::Required);
+            }
+            RunOutcome::Aborted { reason } => {
+                let aborted = ChatState::Aborted { stop_reason: reason, message: message() };
+                self.chat(event, aborted, Need::Required);
+                self.agent("agent", event, end(true), Need::Required);
+            }
+            RunOutcome::Failed { kind, .. } => {
+                self.agent("agent", event, failed(), Need::Required);
+                self.chat(event, error(*kind), Need::Required);
+            }
+            RunOutcome::TimedOut => {
+                self.agent("agent", event, failed(), Need::Required);
+                self.chat(event, error(FailureKind::Timeout), Need::Required);
+            }
+            RunOutcome::Interrupted => {
+                self.agent("agent", event, failed(), Need::Required);
+                self.chat(event, error(FailureKind::Unknown), Need::Required);
+            }
+        }
+    }
+
+    /// Tool events go to the connection that started the run; others that follow the list hear them by another name.
+    fn tool(&self, state: &State, event: &SessionEvent, tool: Tool<'_>) {
+        let own = event.run.as_ref().is_some_and(|(run, _)| state.own_runs.contains(run));
+        let name = match (own && self.caps.tool_events, state.list) {
+            (true, _) => "agent",
+            (false, true) => "session.tool",
+            (false, false) => return,
+        };
+        self.agent(name, event, AgentData::Tool(tool), Need::Required);
+    }
+}
+
+impl EventSink for Feed {
+    fn deliver(&self, event: &Arc<SessionEvent>) {
+        let mut state = self.lock();
+        let by_name = state.keys.contains(&event.key);
+        // A client that wants only the sessions it named hears nothing of the runs of others.
+        let hears_runs = !self.caps.session_scoped || by_name;
+        let hears_list = state.list;
+        match &event.kind {
+            EventKind::Entry { entry, session } => {
+                if hears_list || by_name {
+                    self.message(event, entry, session);
+                }
+            }
+            EventKind::StartingModel if hears_runs => {
+                let phase = "starting_model";
+                self.chat(event, ChatState::Status { phase }, Need::Droppable);
+                self.agent("agent", event, AgentData::RunStatus { phase }, Need::Droppable);
+            }
+            EventKind::Started { started_at, session } => {
+                if hears_runs {
+                    let start = Lifecycle::Start { started_at: started_at.0 };
+                    self.agent("agent", event, AgentData::Lifecycle(start), Need::Required);
+                }
+                if hears_list {
+                    self.changed(event, "agent.run.started", Some("start"), session);
+                }
+            }
+            EventKind::Model { provider, model } if hears_runs => {
+                let model = Lifecycle::Model { provider, model };
+                self.agent("agent", event, AgentData::Lifecycle(model), Need::Droppable);
+            }
+            EventKind::Text { delta, text } if hears_runs => self.text(&mut state, event, delta, text),
+            EventKind::Thinking { delta } if hears_runs => {
+                self.agent("agent", event, AgentData::Thinking { delta }, Need::Droppable);
+            }
+            EventKind::ToolStarted { call_id, name, arguments } => {
+                self.tool(&state, event, Tool::Start { name, tool_call_id: call_id, args: arguments });
+            }
+            EventKind::ToolEnded { call_id, name, is_error, content } => {
+                let result = ToolOutput { content: content.iter().map(Into::into).collect() };
+                self.tool(&state, event, Tool::Result { name, tool_call_id: call_id, is_error: *is_error, result });
+            }
+            EventKind::Ended { report, session } => {
+                state.own_runs.remove(&report.run);
+                state.answers.remove(&report.run);
+                if hears_runs {
+                    self.ended(event, report);
+                }
+                if hears_list {
+                    let failed = matches!(report.outcome, RunOutcome::Failed { .. } | RunOutcome::Interrupted);
+                    self.changed(event, "agent.input.settled", Some(if failed { "error" } else { "end" }), session);
+                }
+            }
+            EventKind::Changed { reason, session } => {
+                if hears_list {
+                    self.changed(event, reason, None, session);
+                }
+            }
+            EventKind::StartingModel
+            | EventKind::Model { .. }
+            | EventKind::Text { .. }
+            | EventKind::Thinking { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

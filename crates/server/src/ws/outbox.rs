@@ -1,0 +1,366 @@
+//! What waits to be written, and what happens when it piles up (isolation.md §2.10).
+//!
+//! Events are pushed without waiting, from wherever they happen. Beyond 4 MiB of unsent events those a client can do
+//! without are skipped; their number is used up, so that the client sees a gap. Beyond 8 MiB the connection closes.
+//! Responses are not part of that: the client asked for them. While more than 8 MiB of them wait, no further request
+//! is read.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use watertight_wire::openclaw::ErrorShape;
+use watertight_wire::openclaw::frame::{Event, Response, StateVersion};
+
+use super::close;
+
+/// Unsent events beyond which those a client can do without are skipped, in bytes.
+const SOFT_LIMIT: usize = 4 * 1024 * 1024;
+/// Unsent events beyond which the connection closes; unsent responses beyond which no request is read. In bytes.
+pub(crate) const HARD_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Whether a client can do without an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The next one of its sort says it all again.
+    Droppable,
+    /// Nothing else says it.
+    Required,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It waits to be written.
+    Queued,
+    /// It was skipped, or the connection is closing.
+    Skipped,
+}
+
+/// Something to write.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Item {
+    /// An event frame.
+    Event(Utf8Bytes),
+    /// A response frame.
+    Response(Utf8Bytes),
+    /// A ping.
+    Ping,
+    /// The end.
+    Close(Option<CloseFrame>),
+}
+
+/// Bytes of the two sorts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    events: usize,
+    responses: usize,
+}
+
+impl Load {
+    /// Counts one item.
+    pub(crate) fn add(&mut self, item: &Item) {
+        match item {
+            Item::Event(text) => self.events += text.len(),
+            Item::Response(text) => self.responses += text.len(),
+            Item::Ping | Item::Close(_) => {}
+        }
+    }
+
+    /// Bytes of both sorts.
+    pub(crate) fn bytes(self) -> usize {
+        self.events + self.responses
+    }
+}
+
+/// What waits to be written to one connection.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    filled: Notify,
+    drained: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Item>,
+    /// Queued or being written.
+    load: Load,
+    last_seq: u64,
+    closing: bool,
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers an event and queues it.
+    pub(crate) fn event(&self, name: &str, payload: &impl Serialize, need: Need) -> Pushed {
+        self.versioned_event(name, payload, need, None)
+    }
+
+    /// The same, with the versions a snapshot belongs to.
+    pub(crate) fn versioned_event(
+        &self,
+        name: &str,
+        payload: &impl Serialize,
+        need: Need,
+        version: Option<StateVersion>,
+    ) -> Pushed {
+        // Serialized before the lock is taken: events come from several threads.
+        let payload = match serde_json::value::to_raw_value(payload) {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(%error, name, "an event cannot be written as JSON");
+                return Pushed::Skipped;
+            }
+        };
+        let mut state = self.lock();
+        if state.closing {
+            return Pushed::Skipped;
+        }
+        state.last_seq += 1;
+        let waiting = state.load.events + payload.get().len();
+        if need == Need::Droppable && waiting > SOFT_LIMIT {
+            return Pushed::Skipped;
+        }
+        if waiting > HARD_LIMIT {
+            tracing::warn!(waiting, "a client does not read its events; closing its connection");
+            state.close(Some((close::POLICY, "slow consumer")), true);
+            drop(state);
+            self.filled.notify_one();
+            return Pushed::Skipped;
+        }
+        let frame = Event::numbered(name, &payload, state.last_seq, version);
+        match serde_json::to_string(&frame) {
+            Ok(text) => state.push(Item::Event(text.into())),
+            Err(error) => tracing::error!(%error, name, "an event cannot be written as JSON"),
+        }
+        drop(state);
+        self.filled.notify_one();
+        Pushed::Queued
+    }
+
+    /// Queues a successful response.
+    pub(crate) fn respond(&self, id: &str, payload: &impl Serialize) {
+        self.response(&Response::ok(id, payload));
+    }
+
+    /// Queues a failed response.
+    pub(crate) fn refuse(&self, id: &str, error: &ErrorShape, payload: Option<&serde_json::value::RawValue>) {
+        self.response(&Response::failed(id, error, payload));
+    }
+
+    fn response(&self, response: &impl Serialize) {
+        match serde_json::to_string(response) {
+            Ok(text) => self.push(Item::Response(text.into())),
+            Err(error) => tracing::error!(%error, "a response cannot be written as JSON"),
+        }
+    }
+
+    /// Queues a ping.
+    pub(crate) fn ping(&self) {
+        self.push(Item::Ping);
+    }
+
+    /// Ends the connection after what is queued already. Nothing can be queued any more.
+    pub(crate) fn close(&self, code: u16, reason: &str) {
+        self.lock().close(Some((code, reason)), false);
+        self.filled.notify_one();
+    }
+
+    /// Forgets what is queued: nobody will read it.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.queue.clear();
+    }
+
+    fn push(&self, item: Item) {
+        let mut state = self.lock();
+        if !state.closing {
+            state.push(item);
+            drop(state);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Whether the end is queued, or written.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().closing
+    }
+
+    /// The next item. Its bytes count until they are [`Self::sent`].
+    pub(crate) async fn next(&self) -> Item {
+        loop {
+            if let Some(item) = self.try_next() {
+                return item;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The next item, if one waits.
+    pub(crate) fn try_next(&self) -> Option<Item> {
+        self.lock().queue.pop_front()
+    }
+
+    /// These bytes have left.
+    pub(crate) fn sent(&self, load: Load) {
+        let mut state = self.lock();
+        state.load.events = state.load.events.saturating_sub(load.events);
+        state.load.responses = state.load.responses.saturating_sub(load.responses);
+        drop(state);
+        self.drained.notify_one();
+    }
+
+    /// Whether so much is unanswered that no further request may be read.
+    pub(crate) fn is_backed_up(&self) -> bool {
+        self.lock().load.responses > HARD_LIMIT
+    }
+
+    /// Completes when bytes have left since the last call.
+    pub(crate) async fn drained(&self) {
+        self.drained.notified().await;
+    }
+}
+
+impl State {
+    fn push(&mut self, item: Item) {
+        self.load.add(&item);
+        self.queue.push_back(item);
+    }
+
+    fn close(&mut self, why: Option<(u16, &str)>, at_once: bool) {
+        if self.closing {
+            return;
+        }
+        self.closing = true;
+        if at_once {
+            self.queue.clear();
+        }
+        self.queue.push_back(Item::Close(why.map(|(code, reason)| close_frame(code, reason))));
+    }
+}
+
+/// A close frame; a reason beyond the 123 bytes it has room for is cut.
+pub(crate) fn close_frame(code: u16, reason: &str) -> CloseFrame {
+    let end = (0..=reason.len().min(123)).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    CloseFrame { code: CloseCode::from(code), reason: reason[..end].into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn megabytes(count: usize) -> String {
+        "x".repeat(count * 1024 * 1024)
+    }
+
+    fn seq(item: Option<Item>) -> u64 {
+        let Some(Item::Event(text)) = item else { panic!("{item:?}") };
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["seq"].as_u64().unwrap()
+    }
+
+    #[test]
+    fn events_are_numbered_from_one() {
+        let outbox = Outbox::default();
+        outbox.event("tick", &1, Need::Droppable);
+        outbox.respond("r", &2);
+        outbox.event("tick", &3, Need::Droppable);
+        assert_eq!(seq(outbox.try_next()), 1);
+        assert_eq!(outbox.try_next(), Some(Item::Response(r#"{"type":"res","id":"r","ok":true,"payload":2}"#.into())));
+        assert_eq!(seq(outbox.try_next()), 2);
+        assert_eq!(outbox.try_next(), None);
+    }
+
+    #[test]
+    fn beyond_the_soft_limit_a_droppable_event_leaves_a_gap() {
+        let outbox = Outbox::default();
+        let big = megabytes(3);
+        assert_eq!(outbox.event("chat", &big, Need::Required), Pushed::Queued);
+        assert_eq!(outbox.event("chat", &big, Need::Droppable), Pushed::Skipped);
+        assert_eq!(outbox.event("chat", &big, Need::Required), Pushed::Queued);
+        assert_eq!(seq(outbox.try_next()), 1);
+        assert_eq!(seq(outbox.try_next()), 3);
+    }
+
+    #[test]
+    fn beyond_the_hard_limit_only_the_close_is_left() {
+        let outbox = Outbox::default();
+        let big = megabytes(3);
+        for _ in 0..2 {
+            assert_eq!(outbox.event("chat", &big, Need::Required), Pushed::Queued);
+        }
+        assert_eq!(outbox.event("chat", &big, Need::Required), Pushed::Skipped);
+        assert!(outbox.is_closing());
+        assert_eq!(outbox.try_next(), Some(Item::Close(Some(close_frame(1008, "slow consumer")))));
+        outbox.respond("late", &1);
+        assert_eq!(outbox.event("late", &1, Need::Required), Pushed::Skipped);
+        assert_eq!(outbox.try_next(), None);
+    }
+
+    #[test]
+    fn what_is_being_written_still_counts() {
+        let outbox = Outbox::default();
+        let big = megabytes(5);
+        outbox.event("chat", &big, Need::Required);
+        let taken = outbox.try_next().unwrap();
+        assert_eq!(outbox.event("tick", &0, Need::Droppable), Pushed::Skipped);
+        let mut load = Load::default();
+        load.add(&taken);
+        outbox.sent(load);
+        assert_eq!(outbox.event("tick", &0, Need::Droppable), Pushed::Queued);
+    }
+
+    #[test]
+    fn responses_never_close_a_connection_but_stop_its_requests() {
+        let outbox = Outbox::default();
+        let big = megabytes(3);
+        for _ in 0..2 {
+            outbox.respond("r", &big);
+        }
+        assert!(!outbox.is_backed_up());
+        outbox.respond("r", &big);
+        assert!(outbox.is_backed_up() && !outbox.is_closing());
+        assert_eq!(outbox.event("tick", &0, Need::Droppable), Pushed::Queued, "responses do not crowd out events");
+        let mut load = Load::default();
+        load.add(&outbox.try_next().unwrap());
+        outbox.sent(load);
+        assert!(!outbox.is_backed_up());
+    }
+
+    #[test]
+    fn a_close_goes_out_behind_what_was_queued_before() {
+        let outbox = Outbox::default();
+        outbox.event("shutdown", &1, Need::Required);
+        outbox.close(1012, "service restart");
+        outbox.close(1008, "too late");
+        assert_eq!(seq(outbox.try_next()), 1);
+        assert_eq!(outbox.try_next(), Some(Item::Close(Some(close_frame(1012, "service restart")))));
+        assert_eq!(outbox.try_next(), None);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let frame = close_frame(1008, &"ä".repeat(100));
+        assert_eq!(frame.reason.len(), 122);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_writer_hears_of_the_next_item() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        let waiting = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.next().await }
+        });
+        tokio::task::yield_now().await;
+        outbox.ping();
+        assert_eq!(waiting.await.unwrap(), Item::Ping);
+    }
+}
