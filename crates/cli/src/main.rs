@@ -1,1 +1,72 @@
-fn main() {}
+//! The `watertight` program.
+//!
+//! * [`args`]: the command line.
+//! * [`serve`]: the gateway.
+//! * [`agent`]: one turn, over a gateway or in this process.
+//! * [`home`]: state directory, configuration, the operator's credential.
+//! * [`failure`]: how a command fails.
+//! * [`signals`], [`logging`].
+
+mod agent;
+mod args;
+mod failure;
+mod home;
+mod logging;
+mod serve;
+mod signals;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::args::{Cli, Command, PROGRAM};
+use crate::failure::Failure;
+use crate::home::Home;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let json = matches!(&cli.command, Command::Agent(args) if args.json);
+    run(cli).unwrap_or_else(|failure| failure.report(json))
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let home = Home::find(&cli.global)?;
+    let default_level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    logging::start(cli.global.log.as_deref(), default_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    match cli.command {
+        Command::Serve(args) => runtime.block_on(serve::run(&home, &args)).map_err(Failure::from),
+        Command::Agent(args) => agent::run(&runtime, &home, &args),
+    }
+}
+
+/// Help and version go to stdout; a wrong command line is an error like any other.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = ["serve", "agent"].into_iter().find(|name| words.iter().any(|word| word == name));
+    let help = command.map_or(format!("{PROGRAM} --help"), |name| format!("{PROGRAM} {name} --help"));
+    let message = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) if option.starts_with('-') => {
+            format!("{PROGRAM} does not recognize option \"{option}\".\nTry: {help}")
+        }
+        (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand, _) => {
+            format!("no command is given.\n\n{}", error.render())
+        }
+        _ => error.render().to_string().trim_start_matches("error: ").trim_end().to_owned(),
+    };
+    Failure::new(message).report(words.iter().any(|word| word == "--json"))
+}
