@@ -1,6 +1,7 @@
 //! The suite every [`Store`] must pass, written against the trait.
 //!
-//! An implementation's tests give a [`Fixture`] to [`conformance_suite!`](crate::conformance_suite), which makes one test of each function here.
+//! An implementation's tests give a [`Fixture`] to [`conformance_suite!`](crate::conformance_suite), which makes one
+//! test of each function here.
 //!
 //! * [`world`]: tenants, callers and open sessions for the tests.
 //! * [`writes`]: order, atomicity, leases, heads, lives. [`runs`]: idempotency and the journal.
@@ -77,6 +78,7 @@ macro_rules! conformance_suite {
                 filters_meet,
                 search_and_label_look_into_sealed_fields,
                 pages_join_without_gap_or_repeat,
+                a_caller_lists_under_its_own_prefixes_only,
                 a_caller_without_read_lists_nothing,
             ];
             tenancy: [

@@ -1,7 +1,7 @@
 //! Order, filters and pages of session lists.
 
-use watertight_core::grant::Verb;
-use watertight_core::key::AgentId;
+use watertight_core::grant::{Grant, Grants, Verb};
+use watertight_core::key::{AgentId, KeyPrefix};
 use watertight_core::session::SessionMeta;
 
 use super::Fixture;
@@ -140,6 +140,50 @@ pub async fn pages_join_without_gap_or_repeat(fixture: &impl Fixture) {
             joined.extend(page);
         }
         assert_eq!(joined, whole, "pages of {limit}");
+    }
+}
+
+/// A list shows what lies under the caller's own prefixes, whole segments, while the grants last.
+pub async fn a_caller_lists_under_its_own_prefixes_only(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    filled(
+        &world,
+        &[
+            ("agent:main:user:al", SessionMeta::default()),
+            ("agent:main:user:al:notes", SessionMeta::default()),
+            ("agent:main:user:alice", SessionMeta::default()),
+            ("agent:ops:user:al", SessionMeta::default()),
+            ("agent:main:main", SessionMeta::default()),
+            ("global", SessionMeta::default()),
+        ],
+    )
+    .await;
+    let caller = &world.operator.caller;
+    let grants = |prefixes: &[&str]| {
+        let grant = |prefix: &&str| Grant {
+            verbs: [Verb::Read].into_iter().collect(),
+            prefix: KeyPrefix::from_segments(prefix.split(':').map(str::to_owned).collect()),
+            not_after: Some(START),
+        };
+        Grants::decode(caller.tenant(), caller.principal(), prefixes.iter().map(grant).collect())
+    };
+    let sentinels = ListQuery { sentinels: true, ..everything() };
+    let late = ListQuery { now: START.plus_millis(1), ..everything() };
+    let (al, al_notes) = ("agent:main:user:al", "agent:main:user:al:notes");
+    let cases: [(&[&str], ListQuery, &[&str]); 7] = [
+        (&[al], sentinels.clone(), &[al_notes, al]),
+        (&[al, al_notes, al], everything(), &[al_notes, al]),
+        (&[al, "agent:ops"], everything(), &["agent:ops:user:al", al_notes, al]),
+        (&[al, "agent:ops"], of_agent("ops", everything()), &["agent:ops:user:al"]),
+        (&["global"], sentinels, &["global"]),
+        (&["agent:main:user:nobody"], everything(), &[]),
+        (&[al], late, &[]),
+    ];
+    for (prefixes, query, expected) in cases {
+        let text = format!("{prefixes:?} {query:?}");
+        let page = world.store.list(caller, &grants(prefixes), query).await.expect("a list");
+        let keys: Vec<&str> = page.rows.iter().map(|row| row.record.key().as_str()).collect();
+        assert_eq!((keys.as_slice(), page.total), (expected, expected.len() as u64), "{text}");
     }
 }
 

@@ -73,6 +73,7 @@ impl Keystore {
             (store_id, hasher)
         };
         conn.set_prepared_statement_cache_capacity(16);
+        checks::pragma(&conn, "cache_size", "-16384", "-16384")?;
         Ok(Opened { keystore: Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) }, hasher, store_id })
     }
 

@@ -58,7 +58,11 @@ impl Vault {
         let Opened { keystore, hasher, .. } = opened;
         let mut tenants = HashMap::new();
         for (tenant, wrapped) in keystore.tenants()? {
-            tenants.insert(tenant, Arc::new(root.open_tenant(tenant, &wrapped)?));
+            match root.open_tenant(tenant, &wrapped) {
+                Ok(keys) => drop(tenants.insert(tenant, Arc::new(keys))),
+                // The others go on; what is this tenant's answers with an integrity error.
+                Err(error) => tracing::error!(%tenant, %error, "the keys of a tenant do not open"),
+            }
         }
         Ok(Self {
             root,
@@ -78,7 +82,7 @@ impl Vault {
     /// The keys of a tenant.
     pub(super) fn tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        tenants.get(&tenant).cloned().ok_or(StoreError::Integrity("tenant without keys"))
+        tenants.get(&tenant).cloned().ok_or(StoreError::Integrity("tenant keys"))
     }
 
     /// Makes a tenant's keys and fills its pool: one keystore sync. Blocks.

@@ -284,3 +284,26 @@ async fn a_changed_run_is_found() {
         assert_eq!((damaged, sound), (1, 1), "{sql}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_keys_do_not_open_does_not_stop_the_others() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    world.say(&mut world.desk(OTHER).await, "one").await;
+    let broken = world.tenant("broken").await;
+    let mut desk = world.desk_of(&broken.caller, VICTIM).await;
+    world.say(&mut desk, "one").await;
+    let World { store, operator, .. } = world;
+    drop(store);
+    let tenant = broken.caller.tenant();
+    let conn = fixture.database("keys.db");
+    let changed =
+        conn.execute("UPDATE tenant_keys SET tenant_key = zeroblob(74) WHERE tenant = ?1", [tenant.as_bytes()]);
+    assert_eq!(changed.unwrap(), 1);
+    drop(conn);
+    let Subject { store, hasher } = fixture.open().await;
+    assert!(matches!(store.grants(&broken.caller).await, Err(StoreError::Integrity(_))));
+    assert!(matches!(store.describe(&desk.scope).await, Err(StoreError::Integrity(_))));
+    let world = World { store, hasher, operator };
+    assert_eq!(world.texts(&world.desk(OTHER).await).await, ["one"]);
+}

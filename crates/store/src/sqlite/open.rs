@@ -1,0 +1,138 @@
+//! Opening `store.db`, and every reason not to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{checks, migration};
+use crate::StoreError;
+
+/// Why a store was not opened. Texts say what to do; none holds stored content.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// This SQLite can lose data in WAL mode.
+    #[error("SQLite {found} can damage a write-ahead log; 3.51.3 or later is needed: rebuild with the bundled SQLite")]
+    OldSqlite {
+        /// Its version.
+        found: String,
+    },
+    /// The state directory or a file in it cannot be used.
+    #[error("cannot use {path}: {source}")]
+    Directory {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite's locks and syncs do not hold there.
+    #[error("{path} is on a network file system ({name}), where a write may be lost: use a directory on a local disk")]
+    NetworkFileSystem {
+        /// The state directory.
+        path: PathBuf,
+        /// What file system.
+        name: &'static str,
+    },
+    /// Somebody else has it open.
+    #[error("the store in {path} is in use by {holder}: stop that first, or name another state directory")]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+        /// Who.
+        holder: String,
+    },
+    /// `store.db` is there without the keys to it.
+    #[error(
+        "{path} exists but keys.db beside it does not: restore keys.db; without it the stored sessions cannot be read"
+    )]
+    KeystoreMissing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// `keys.db` is there without the store.
+    #[error("{path} exists but store.db beside it does not: restore store.db, or move keys.db away to start empty")]
+    StoreMissing {
+        /// The keystore.
+        path: PathBuf,
+    },
+    /// Another master key made this store.
+    #[error("the master key does not open this store: use the key it was made with; nothing was written")]
+    WrongMasterKey,
+    /// Database and keystore come from different stores.
+    #[error("store.db and keys.db do not belong together: restore both from the same moment")]
+    NotTogether,
+    /// A later version of the program wrote it.
+    #[error(
+        "the store is at schema {found}, this program knows {known}: use the program that wrote it, or a later one"
+    )]
+    NewerSchema {
+        /// The store's version.
+        found: u32,
+        /// The latest known version.
+        known: u32,
+    },
+    /// The schema was applied from other files than ours.
+    #[error("schema step {version} of the store is not the one this program has: it was changed after it was applied")]
+    ChangedSchema {
+        /// Which step.
+        version: u32,
+    },
+    /// The check after an unclean end found damage.
+    #[error("the store is damaged ({found}): restore it from a backup")]
+    Damaged {
+        /// What SQLite found.
+        found: String,
+    },
+    /// SQLite did not take a setting that durability or safety needs.
+    #[error("SQLite runs with {name} = {found} instead of {expected}")]
+    Setting {
+        /// The pragma.
+        name: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The operating system gave no random bytes.
+    #[error("no random bytes from the operating system")]
+    Random,
+    /// Anything else SQLite said.
+    #[error("the store cannot be opened: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// The opened store refused its first reads.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Opens `store.db` for writing, checks it and brings its schema up to date.
+pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<(Connection, u32), OpenError> {
+    checks::private_file(path)?;
+    let mut conn =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    checks::common_settings(&conn)?;
+    if migration::check(&conn, migration::STORE)? > 0 {
+        let (id, clean): ([u8; 16], bool) =
+            conn.query_row("SELECT store_id, clean FROM store WHERE id = 1", [], |row| row.try_into())?;
+        if id != store_id {
+            return Err(OpenError::NotTogether);
+        }
+        if !clean {
+            tracing::info!("the store was not closed in order; checking it");
+            checks::quick_check(&conn)?;
+        }
+    }
+    checks::pragma(&conn, "journal_mode", "WAL", "wal")?;
+    checks::pragma(&conn, "synchronous", "FULL", "2")?;
+    checks::pragma(&conn, "fullfsync", "ON", "1")?;
+    checks::pragma(&conn, "checkpoint_fullfsync", "ON", "1")?;
+    // The writer decides when to checkpoint, between groups.
+    checks::pragma(&conn, "wal_autocheckpoint", "0", "0")?;
+    let version = migration::apply(&mut conn, migration::STORE, |conn| {
+        conn.execute(
+            "INSERT INTO store (id, store_id, clean) VALUES (1, ?1, 0) ON CONFLICT (id) DO UPDATE SET clean = 0",
+            [store_id],
+        )?;
+        Ok(())
+    })?;
+    Ok((conn, version))
+}
