@@ -52,7 +52,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     let early = tokio::select! {
         ended = &mut server => Some(ended),
         signal = signals.next() => {
-            tracing::info!("{signal:?}: stopping; active runs may take {} s more, a second signal ends them", grace.as_secs());
+            tracing::info!("stopping on {signal}; active runs may take {} s more, a second signal ends them", grace.as_secs());
             stop.cancel();
             None
         }

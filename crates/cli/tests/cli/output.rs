@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
-use crate::command::{ran, run};
+use crate::command::{ran, run, setup};
 use crate::fake_gateway::{FakeGateway, Step, Visit, said};
 
 async fn answered(steps: Vec<Step>, flags: &[&str]) -> crate::command::Ran {
@@ -88,6 +88,26 @@ async fn json_is_the_final_response_as_it_came() {
     });
     assert_eq!(ran.json(), expected);
     assert_eq!(ran.stdout, format!("{:#}\n", ran.json()), "two spaces of indent, one line end");
+}
+
+#[tokio::test]
+async fn a_real_gateway_and_a_local_run_give_the_same_result() {
+    let setup = setup();
+    let args = ["agent", "-m", "hi", "--session-key", "x", "--json"];
+    let gateway = setup.start().await;
+    let over = run(&setup, &args).await.json();
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+    let here = run(&setup, &[&args[..], &["--local"]].concat()).await.json();
+    assert_eq!((&over["status"], &over["summary"]), (&json!("ok"), &json!("completed")));
+    assert_eq!(over["runId"].as_str().unwrap().len(), 36);
+    let shape = |value: &Value| -> Vec<String> {
+        let keys = |at: &str| -> Vec<String> {
+            value.pointer(at).and_then(Value::as_object).unwrap().keys().map(|key| format!("{at}/{key}")).collect()
+        };
+        ["", "/meta", "/meta/agentMeta", "/meta/agentMeta/usage", "/payloads/0"].map(keys).concat()
+    };
+    assert_eq!(shape(&over["result"]), shape(&here));
+    assert_eq!(over.pointer("/result/meta/agentMeta/sessionId"), here.pointer("/meta/agentMeta/sessionId"));
 }
 
 #[tokio::test]

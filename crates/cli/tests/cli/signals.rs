@@ -16,6 +16,17 @@ fn start(setup: &GatewaySetup, args: &[&str]) -> Child {
     setup.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// A model that never answers its first call, and an agent on it.
+async fn hanging_model() -> (MockProvider, GatewaySetup) {
+    let model = MockProvider::start().await;
+    model.push(Reply::hang());
+    let setup = setup().config(&format!(
+        "[[agents]]\nid = 'main'\nmodel = 'p/m'\n[providers.p]\nkind = 'openai'\nbase_url = '{}'\n",
+        model.base_url()
+    ));
+    (model, setup)
+}
+
 async fn stop(child: Child, signal: Signal) -> Ran {
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -66,13 +77,21 @@ async fn a_signal_while_the_connection_is_down_aborts_over_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_signal_aborts_the_call_of_a_real_gateway() {
+    let (model, setup) = hanging_model().await;
+    let gateway = setup.start().await;
+    let child = start(&setup, &["agent", "-m", "hi", "--session-key", "x"]);
+    model.wait_for_requests(1).await;
+    let ran = stop(child, Signal::INT).await;
+    assert_eq!(ran.exit, Some(130), "{ran:?}");
+    assert!(ran.stderr.ends_with("was aborted.\n"), "{ran:?}");
+    model.wait_for_disconnects(1).await;
+    drop(gateway);
+}
+
+#[tokio::test]
 async fn a_signal_aborts_a_local_run() {
-    let model = MockProvider::start().await;
-    model.push(Reply::hang());
-    let setup = setup().config(&format!(
-        "[[agents]]\nid = 'main'\nmodel = 'p/m'\n[providers.p]\nkind = 'openai'\nbase_url = '{}'\n",
-        model.base_url()
-    ));
+    let (model, setup) = hanging_model().await;
     let child = start(&setup, &["agent", "-m", "hi", "--local"]);
     model.wait_for_requests(1).await;
     let ran = stop(child, Signal::INT).await;
