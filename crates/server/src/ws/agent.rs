@@ -117,8 +117,8 @@ async fn target(call: &Call, params: AgentParams, run: &RunId) -> Result<Target,
         return Ok(match call.gateway.engine.find(call.access(), &selector, agent.as_deref()).await? {
             Some(session) => Target { key: Some(session.key.to_string()), ..Target::default() },
             None => {
-                let key = explicit(id.as_str())?;
-                Target { key: Some(key), agent, generation: GenerationChoice::NamesNew(id) }
+                let key = call.gateway.engine.explicit_key(call.access(), agent.as_deref(), &id)?;
+                Target { key: Some(key.to_string()), agent: None, generation: GenerationChoice::NamesNew(id) }
             }
         });
     }

@@ -360,7 +360,7 @@ impl Session<'_> {
                 Ok(()) = pinged.changed() => {
                     // While requests are not read, pongs are not either.
                     let at = *pinged.borrow_and_update();
-                    pong_due = at.filter(|_| !backed_up).map(|at| at + timing.pong);
+                    pong_due = pong_due.or(at.filter(|_| !backed_up).map(|at| at + timing.pong));
                 }
                 () = tokio::time::sleep_until(pong_due.unwrap_or_else(Instant::now)), if pong_due.is_some() && !backed_up => {
                     tracing::info!(connection = %self.client.conn_id, "a client does not answer pings");

@@ -146,7 +146,7 @@ async fn authenticate(
                 "wait_then_retry",
             );
             let wait = u64::try_from(locked.retry_after.as_millis()).unwrap_or(u64::MAX);
-            refused(ErrorShape { retry_after_ms: Some(wait), ..error })
+            Denial::policy(ErrorShape { retry_after_ms: Some(wait), ..error })
         })?;
     }
     match try_secrets(&gateway.engine, &secrets, requested).await {
@@ -167,7 +167,7 @@ async fn authenticate(
         Err(AuthFailure::Mismatch) => {
             gateway.logins.failed(peer.source(), Instant::now());
             tracing::warn!(address = %peer.address, "a client presented a wrong secret");
-            Err(refused(mismatch(gateway.options.auth_mode)))
+            Err(Denial::policy(mismatch(gateway.options.auth_mode)))
         }
         Err(AuthFailure::Missing) => Err(nothing_presented(params)),
     }
@@ -197,10 +197,6 @@ fn unauthorized(message: &str, code: &str, reason: &str, next: &str) -> ErrorSha
     }))
 }
 
-fn refused(error: ErrorShape) -> Denial {
-    Denial { error, code: close::POLICY, reason: "unauthorized".into() }
-}
-
 fn mismatch(mode: AuthMode) -> ErrorShape {
     let next = "update_auth_credentials";
     match mode {
@@ -222,7 +218,7 @@ fn mismatch(mode: AuthMode) -> ErrorShape {
 /// The client showed no secret we could check.
 fn nothing_presented(params: &ConnectParams) -> Denial {
     if params.auth.has_bootstrap_token() {
-        return refused(unauthorized(
+        return Denial::policy(unauthorized(
             "unauthorized: setup code invalid, expired, revoked, or already used (create a new code)",
             "AUTH_BOOTSTRAP_TOKEN_INVALID",
             "bootstrap_token_invalid",
@@ -230,7 +226,7 @@ fn nothing_presented(params: &ConnectParams) -> Denial {
         ));
     }
     if params.auth.has_device_token() {
-        return refused(unauthorized(
+        return Denial::policy(unauthorized(
             "unauthorized: device token mismatch (rotate/reissue device token)",
             "AUTH_DEVICE_TOKEN_MISMATCH",
             "device_token_mismatch",

@@ -90,14 +90,10 @@ pub(crate) async fn resolve(call: Call) -> Outcome {
     names.extend(params.label.map(|label| (label.clone(), Some(Selector::Label(label)))));
     names.extend(params.reference.map(|link| (link.key.clone(), Some(Selector::Key(link.key)))));
     names.extend(params.short_id.map(|id| (id, None)));
-    let (name, selector) = match <[_; 1]>::try_from(names) {
-        Ok([one]) => one,
-        Err(names) if names.is_empty() => {
-            return Err(Failure::invalid("Either key, sessionId, label, shortId, or reference is required"));
-        }
-        Err(_) => {
-            return Err(Failure::invalid("Provide either key, sessionId, label, shortId, or reference (not multiple)"));
-        }
+    let Ok([(name, selector)]) = <[_; 1]>::try_from(names) else {
+        return Err(Failure::invalid(
+            "invalid sessions.resolve params: exactly one of key, sessionId, label, shortId or reference is required",
+        ));
     };
     let found = match selector {
         Some(selector) => call.gateway.engine.find(call.access(), &selector, params.agent_id.as_deref()).await?,

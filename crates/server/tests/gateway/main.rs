@@ -1,0 +1,87 @@
+//! The server in this process, on a real engine with the echo model, over real sockets.
+
+mod handshake;
+mod http;
+mod lifetime;
+mod methods;
+mod slow_clients;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use watertight_config::Config;
+use watertight_engine::Engine;
+use watertight_engine::state_dir::StateDir;
+use watertight_server::{ServerOptions, run};
+use watertight_testkit::GatewayClient;
+use watertight_testkit::gateway_client::{ConnectError, ConnectOptions};
+
+/// A server at work. Dropping it ends it at once.
+struct Running {
+    address: SocketAddr,
+    token: Option<String>,
+    stop: CancellationToken,
+    server: JoinHandle<std::io::Result<()>>,
+    _state: TempDir,
+}
+
+/// With the generated token, and these options.
+async fn start(options: ServerOptions) -> Running {
+    start_with("", options).await
+}
+
+/// With this configuration, too.
+async fn start_with(config: &str, options: ServerOptions) -> Running {
+    let state = tempfile::tempdir().unwrap();
+    let config = Arc::new(Config::from_toml(config).unwrap());
+    let dir = StateDir::lock(&state.path().join("state")).unwrap();
+    let engine = Engine::open(config, dir).await.unwrap();
+    let token = engine.operator_token_file().map(|file| std::fs::read_to_string(file).unwrap().trim().to_owned());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(run(listener, engine, options, stop.clone().cancelled_owned()));
+    Running { address, token, stop, server, _state: state }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Running {
+    fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
+    async fn client(&self) -> GatewayClient {
+        self.try_client(&ConnectOptions::default()).await.unwrap()
+    }
+
+    async fn try_client(&self, options: &ConnectOptions) -> Result<GatewayClient, ConnectError> {
+        GatewayClient::connect(&self.url(), self.token.as_deref(), options).await
+    }
+}
+
+/// A client of this sort.
+fn options(id: &str, mode: &str) -> ConnectOptions {
+    ConnectOptions { client_id: id.into(), mode: mode.into(), ..ConnectOptions::default() }
+}
+
+/// `chat.send` parameters.
+fn message(key: &str, text: &str, run: &str) -> Value {
+    json!({"sessionKey": key, "message": text, "idempotencyKey": run})
+}
+
+/// Sends and waits for the answer's text.
+async fn chat(client: &GatewayClient, key: &str, text: &str, run: &str) -> String {
+    client.request("chat.send", message(key, text, run)).await.unwrap();
+    let end = client.next_payload("chat", |chat| chat["runId"] == run && chat["state"] == "final").await;
+    end["message"]["content"][0]["text"].as_str().unwrap_or_default().to_owned()
+}

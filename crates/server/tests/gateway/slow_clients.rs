@@ -1,0 +1,42 @@
+//! Clients that do not read.
+
+use serde_json::json;
+use watertight_server::ServerOptions;
+
+use super::{chat, start};
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_events_is_closed_and_holds_nobody_up() {
+    let server = start(ServerOptions::default()).await;
+    let (stuck, busy) = (server.client().await, server.client().await);
+    stuck.set_reading(false);
+    // Beyond 8 MiB of events and what the two kernels hold.
+    for n in 0..12 {
+        chat(&busy, &format!("agent:main:long-{n}"), "/echo long 1000000", &format!("r{n}")).await;
+        busy.take_events();
+    }
+    stuck.set_reading(true);
+    let closed = stuck.closed().await;
+    assert!(closed.code.is_none_or(|code| code == 1008), "{closed:?}");
+    let finals = stuck.events().iter().filter(|frame| frame["payload"]["state"] == "final").count();
+    assert!(finals < 12, "it had everything");
+    assert!(busy.request("health", json!({})).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_not_asked_for_more_and_loses_none() {
+    let server = start(ServerOptions::default()).await;
+    let client = server.client().await;
+    chat(&client, "main", "/echo long 3000000", "r").await;
+    client.take_events();
+    client.set_reading(false);
+    let mut answers = Vec::new();
+    for _ in 0..12 {
+        answers.push(client.send("chat.history", Some(json!({"sessionKey": "main"}))).await);
+    }
+    client.set_reading(true);
+    for mut answer in answers {
+        let answer = answer.next().await.expect("every request is answered");
+        assert_eq!(answer["payload"]["messages"].as_array().unwrap().len(), 2);
+    }
+}
