@@ -182,7 +182,7 @@ pub fn only(caller: &Caller, verb: Verb) -> Caller {
 /// A user message to append.
 pub fn said(text: &str) -> NewEntry {
     let message = Message::User { content: vec![Block::from_text(text)] };
-    let body = EntryBody { message, provenance: Provenance::Gateway, parent: None, run: None };
+    let body = EntryBody { message, provenance: Provenance::Gateway, parent: None, run: None, turn: None };
     NewEntry { id: EntryId::from_bytes(watertight_seal::random().expect("random bytes")), body }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn page(
     }
 }
 
-/// A WHERE clause over plain columns and its parameters.
+/// Which sessions to look at, by plain columns: FROM and WHERE with their parameters.
 struct Filter {
     tenant: TenantId,
     sql: String,
@@ -86,26 +86,30 @@ struct Filter {
 
 impl Filter {
     fn new(keys: &TenantKeys, reach: &Reach, query: &ListQuery) -> Option<Self> {
-        let mut filter = Self {
-            tenant: keys.tenant(),
-            sql: "s.tenant = ?".to_owned(),
-            values: vec![blob(keys.tenant().as_bytes())],
-        };
+        let tenant = || blob(keys.tenant().as_bytes());
+        let mut filter =
+            Self { tenant: keys.tenant(), sql: "sessions s WHERE s.tenant = ?".to_owned(), values: Vec::new() };
         match reach {
             Reach::Nothing => return None,
-            Reach::Everything => {}
-            Reach::Agent(agent) => filter.and(" AND s.agent_tag = ?", [Value::Integer(agent_tag(keys, agent))]),
+            Reach::Everything => filter.values.push(tenant()),
+            Reach::Agent(agent) => {
+                filter.values.push(tenant());
+                filter.and(" AND s.agent_tag = ?", [Value::Integer(agent_tag(keys, agent))]);
+            }
             Reach::Prefixes(prefixes) => {
                 let marks = vec!["?"; prefixes.len()].join(", ");
-                let hashes =
-                    prefixes.iter().map(|prefix| blob(&keys.prefix_hash(prefix.segments().iter().map(String::as_str))));
-                filter.and(
-                    &format!(
-                        " AND s.session IN (SELECT x.session FROM session_prefixes x
-                             WHERE x.tenant = s.tenant AND x.prefix_hash IN ({marks}))"
-                    ),
-                    hashes,
+                // A cross join keeps its order: from the few sessions under the prefixes to their rows, and not
+                // through every session of the tenant.
+                filter.sql = format!(
+                    "(SELECT DISTINCT x.session AS session FROM session_prefixes x
+                         WHERE x.tenant = ? AND x.prefix_hash IN ({marks})) own
+                     CROSS JOIN sessions s WHERE s.session = own.session AND s.tenant = ?"
                 );
+                filter.values.push(tenant());
+                filter.values.extend(
+                    prefixes.iter().map(|prefix| blob(&keys.prefix_hash(prefix.segments().iter().map(String::as_str)))),
+                );
+                filter.values.push(tenant());
             }
         }
         match query.archived {
@@ -130,7 +134,7 @@ impl Filter {
     /// Answered from the index, except for the rows of the page itself.
     fn plain(&self, conn: &Connection, vault: &Vault, query: &ListQuery) -> Result<SessionPage, StoreError> {
         let total: i64 = conn
-            .prepare_cached(&format!("SELECT count(*) FROM sessions s WHERE {}", self.sql))?
+            .prepare_cached(&format!("SELECT count(*) FROM {}", self.sql))?
             .query_row(params_from_iter(&self.values), |row| row.get(0))?;
         let mut page = SessionPage { rows: Vec::new(), total: total.unsigned_abs() };
         self.each(conn, vault, query.offset, Some(query.limit), |session| page.rows.push(row(session)))?;
@@ -165,7 +169,7 @@ impl Filter {
         // The index alone gives the order; rows are read one by one, so that a damaged one hides no other.
         let limit = limit.map_or(-1, i64::from);
         let sql = format!(
-            "SELECT s.session FROM sessions s WHERE {}
+            "SELECT s.session FROM {}
              ORDER BY s.pinned DESC, s.updated_at DESC, s.session LIMIT {limit} OFFSET {offset}",
             self.sql
         );
