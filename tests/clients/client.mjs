@@ -19,7 +19,7 @@ export function say(what, value = {}) {
 export function problems(name, schema, value) {
   if (!schema) return [`${name}: no such schema`];
   return [...Value.Errors(schema, value)]
-    .filter((error) => error.keyword !== 'additionalProperties')
+    .filter((error) => !/additionalProperties/.test(`${error.schemaPath}/${error.keyword}`))
     .map((error) => `${name}${error.instancePath}: ${error.message}`);
 }
 

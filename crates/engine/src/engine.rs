@@ -365,6 +365,7 @@ impl Engine {
             outcome: outcome.clone(),
             text,
             model,
+            provider_status: None,
             usage,
             last_usage: usage,
             started_at: record.started_at.unwrap_or(record.accepted_at),

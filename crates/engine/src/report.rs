@@ -22,6 +22,8 @@ pub struct RunReport {
     pub text: String,
     /// Which model answered.
     pub model: Option<ModelRef>,
+    /// The HTTP status the provider failed with; known in the process that ran it only.
+    pub provider_status: Option<u16>,
     /// Tokens over all calls of the run.
     pub usage: Usage,
     /// Tokens of the last call.

@@ -46,6 +46,8 @@ pub(super) struct Active {
     shown: usize,
     thinking: String,
     last_flush: Option<Instant>,
+    /// The HTTP status of the failed call.
+    provider_status: Option<u16>,
     usage: Usage,
     last_usage: Usage,
 }
@@ -89,6 +91,7 @@ impl Active {
             shown: 0,
             thinking: String::new(),
             last_flush: None,
+            provider_status: None,
             usage: Usage::default(),
             last_usage: Usage::default(),
         }
@@ -218,6 +221,8 @@ impl Actor {
             }
             Some(Err(error)) => {
                 active.stream = None;
+                // A good status says nothing about what went wrong after it.
+                active.provider_status = error.status.filter(|status| *status >= 300);
                 let command = Command::CallFailed { kind: error.fault.kind(), message: error.to_string() };
                 self.step(command).await;
             }
@@ -467,6 +472,7 @@ impl Actor {
             outcome,
             text: active.text.clone(),
             model: Some(active.model_ref()),
+            provider_status: active.provider_status,
             usage: active.usage,
             last_usage: active.last_usage,
             started_at: active.started_at,
@@ -516,6 +522,7 @@ impl Actor {
             outcome,
             text: String::new(),
             model: Some(ModelRef { provider, model }),
+            provider_status: None,
             usage: Usage::default(),
             last_usage: Usage::default(),
             started_at: now,

@@ -196,7 +196,7 @@ impl Feed {
         let error = |kind: FailureKind| ChatState::Error {
             error_message: run.error().unwrap_or("The run failed."),
             error_kind: error_kind(kind),
-            error_detail: report.model.as_ref().map(ErrorDetail::of),
+            error_detail: report.model.as_ref().map(|model| ErrorDetail::new(model, report.provider_status)),
             message: message(),
         };
         let end = |aborted: bool| {

@@ -79,17 +79,21 @@ pub enum ChatState<'a> {
 
 /// Who failed.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ErrorDetail<'a> {
     /// Configured provider name.
     pub provider: &'a str,
     /// The provider's name for the model.
     pub model: &'a str,
+    /// The HTTP status it failed with, from 100 to 599.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_status: Option<u16>,
 }
 
 impl<'a> ErrorDetail<'a> {
-    /// The model that was asked.
-    pub fn of(model: &'a ModelRef) -> Self {
-        Self { provider: &model.provider, model: &model.model }
+    /// The model that was asked and the HTTP status it failed with.
+    pub fn new(model: &'a ModelRef, http_status: Option<u16>) -> Self {
+        Self { provider: &model.provider, model: &model.model, http_status }
     }
 }
 
@@ -167,9 +171,9 @@ mod tests {
         let failed = ChatState::Error {
             error_message: "model call failed",
             error_kind: error_kind(FailureKind::RateLimit),
-            error_detail: Some(ErrorDetail::of(&model)),
+            error_detail: Some(ErrorDetail::new(&model, Some(429))),
             message: None,
         };
-        insta::assert_snapshot!(event(9, failed), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":9,"state":"error","errorMessage":"model call failed","errorKind":"rate_limit","errorDetail":{"provider":"p1","model":"m1"}}"#);
+        insta::assert_snapshot!(event(9, failed), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":9,"state":"error","errorMessage":"model call failed","errorKind":"rate_limit","errorDetail":{"provider":"p1","model":"m1","httpStatus":429}}"#);
     }
 }

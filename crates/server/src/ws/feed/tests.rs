@@ -47,6 +47,7 @@ fn report(outcome: RunOutcome, text: &str) -> EventKind {
         outcome,
         text: text.into(),
         model: None,
+        provider_status: None,
         usage: Usage::default(),
         last_usage: Usage::default(),
         started_at: UnixMillis(1),
