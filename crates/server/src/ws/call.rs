@@ -1,6 +1,6 @@
 //! One request, and how it is answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -8,11 +8,13 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use watertight_core::ids::RunId;
+use watertight_core::key::CanonicalKey;
 use watertight_engine::admission::Access;
+use watertight_engine::hub::Listener;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::params::Params;
 
-use super::feed::Feed;
+use super::feed::{Feed, TooMany};
 use super::outbox::Outbox;
 use crate::gateway::Gateway;
 
@@ -26,8 +28,40 @@ pub(crate) struct Client {
     pub(crate) outbox: Arc<Outbox>,
     /// What it hears.
     pub(crate) feed: Arc<Feed>,
+    /// Where it listens. Empty for a connection that may not read.
+    pub(crate) listener: OnceLock<Listener>,
     /// Cancelled when the connection is gone.
     pub(crate) gone: CancellationToken,
+}
+
+impl Client {
+    /// Hears of the list, and every session's messages, from now on.
+    pub(crate) fn hear_list(&self) {
+        self.feed.subscribe_list();
+        if let Some(listener) = self.listener.get() {
+            listener.hear_everything();
+        }
+    }
+
+    /// Hears the session's messages from now on.
+    pub(crate) fn hear(&self, key: &CanonicalKey) -> Result<(), TooMany> {
+        self.feed.subscribe(key.clone())?;
+        match self.listener.get() {
+            Some(listener) if !listener.watch(key) => {
+                self.feed.unsubscribe(key);
+                Err(TooMany)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops hearing them, unless the whole list is subscribed to.
+    pub(crate) fn ignore(&self, key: &CanonicalKey) {
+        self.feed.unsubscribe(key);
+        if let Some(listener) = self.listener.get() {
+            listener.unwatch(key);
+        }
+    }
 }
 
 /// One request.

@@ -1,6 +1,6 @@
 //! The socket from challenge to close (gateway-ws.md §1).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -36,6 +36,9 @@ use crate::accept::Peer;
 use crate::gateway::{Gateway, Phase, now};
 
 type Socket = WebSocketStream<Gated<TokioIo<Upgraded>>>;
+
+/// The capability of a client that hears runs only of the sessions it names.
+const SCOPED_EVENTS: &str = "session-scoped-events";
 
 /// Bytes handed to the socket before they are flushed together.
 const WRITE_BATCH: usize = 256 * 1024;
@@ -125,7 +128,7 @@ async fn enter(
     };
     let outbox = Arc::new(Outbox::default());
     let caps = Caps {
-        session_scoped: welcome.params.has_cap("session-scoped-events"),
+        session_scoped: welcome.params.has_cap(SCOPED_EVENTS),
         tool_events: welcome.params.has_cap("tool-events"),
     };
     let client = Client {
@@ -133,6 +136,7 @@ async fn enter(
         access: welcome.access.clone(),
         feed: Arc::new(Feed::new(outbox.clone(), caps)),
         outbox,
+        listener: OnceLock::new(),
         gone: CancellationToken::new(),
     };
     Ok((Arc::new(client), greeting, welcome))
@@ -208,12 +212,14 @@ async fn converse(
     let entry = presence::entry(&welcome.params.client, &welcome.scopes, client.conn_id, now());
     let _line = gateway.roll.enter(&client.access, entry);
     let _gone = client.gone.clone().drop_guard();
-    tracing::info!(connection = %client.conn_id, client = ?welcome.params.client.id, "a client is connected");
+    tracing::debug!(connection = %client.conn_id, client = ?welcome.params.client.id, "a client is connected");
 
     outbox.respond(&welcome.id, &greeting.hello);
     // After hello, so that no event comes before it.
-    let _listener = reads.then(|| gateway.engine.listen(&client.access, Interest::Everything, client.feed.clone()));
     if reads {
+        let scoped = welcome.params.has_cap(SCOPED_EVENTS);
+        let interest = if scoped { Interest::Watched } else { Interest::Everything };
+        client.listener.get_or_init(|| gateway.engine.listen(&client.access, interest, client.feed.clone()));
         send_presence(gateway, &client);
     }
     let version = StateVersion { presence: gateway.roll.version(), ..greeting.version };
@@ -230,6 +236,7 @@ async fn converse(
             written = &mut writer => Some(written),
             read = session.read(&mut stream, pinged) => match read {
                 Read::Gone => {
+                    tracing::debug!(connection = %client.conn_id, "a client is gone");
                     outbox.abandon();
                     return None;
                 }
@@ -242,10 +249,13 @@ async fn converse(
             None => tokio::time::timeout(grace, writer).await.unwrap_or(Err(Broken)),
         }
     };
-    tracing::info!(connection = %client.conn_id, "a client is disconnected");
+    tracing::debug!(connection = %client.conn_id, "a client is being disconnected");
     match end {
         Ok(()) => sink.reunite(stream).ok(),
-        Err(Broken) => None,
+        Err(Broken) => {
+            outbox.abandon();
+            None
+        }
     }
 }
 
@@ -352,7 +362,7 @@ impl Session<'_> {
                     },
                     None => return Read::Gone,
                 },
-                () = outbox.drained(), if backed_up => {}
+                () = outbox.room(), if backed_up => {}
                 _ = ticks.tick() => {
                     outbox.event("tick", &Tick { ts: now().0 }, Need::Droppable);
                 }

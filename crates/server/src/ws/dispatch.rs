@@ -25,6 +25,8 @@ use crate::gateway::Gateway;
 const MAX_STARTS: usize = 256;
 /// Most bytes of them.
 const MAX_START_BYTES: usize = 50 * 1024 * 1024;
+/// Requests of a connection that are carried out side by side. Each may make an answer of several megabytes.
+const MAX_RUNNING: usize = 16;
 /// Most requests of a connection that wait for something after they started.
 const MAX_WAITING: usize = 4096;
 /// Queues for the order of a session's requests. Two sessions may share one; that costs time, never order.
@@ -36,6 +38,7 @@ pub(crate) struct Dispatcher {
     client: Arc<Client>,
     starts: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    running: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     lanes: Vec<Arc<Mutex<()>>>,
     hasher: RandomState,
@@ -50,6 +53,7 @@ impl Dispatcher {
             client,
             starts: Arc::new(Semaphore::new(MAX_STARTS)),
             bytes: Arc::new(Semaphore::new(MAX_START_BYTES)),
+            running: Arc::new(Semaphore::new(MAX_RUNNING)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
             hasher: RandomState::new(),
@@ -82,7 +86,7 @@ impl Dispatcher {
     async fn request(&self, request: &Request<'_>, bytes: usize) -> Result<(), ErrorShape> {
         let method = find(&request.method)?;
         method.authorization.check(self.client.access.verbs())?;
-        let permits = self.permits(bytes)?;
+        let mut permits = self.permits(bytes)?;
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| busy())?;
         let turn = self.turn(method, request.params).await;
         let call = Call {
@@ -93,11 +97,14 @@ impl Dispatcher {
             params: request.params.map(ToOwned::to_owned),
             start: Start::default(),
         };
+        let running = self.running.clone();
         self.gateway.connections.spawn(async move {
             let turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,
             };
+            call.client.outbox.room().await;
+            permits.extend(running.acquire_owned().await);
             answer(method, Call { start: Start::new(permits, turn), ..call }).await;
             drop(waiting);
         });

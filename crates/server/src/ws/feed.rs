@@ -13,7 +13,7 @@ use watertight_core::key::CanonicalKey;
 use watertight_core::run::{FailureKind, RunOutcome};
 use watertight_core::transcript::Entry;
 use watertight_engine::event::{EventKind, SessionEvent};
-use watertight_engine::hub::EventSink;
+use watertight_engine::hub::{EventSink, Listener};
 use watertight_engine::report::RunReport;
 use watertight_engine::view::SessionView;
 use watertight_wire::openclaw::agent::{AgentData, AgentEvent, Lifecycle, TerminalReply, Tool, ToolOutput};
@@ -26,7 +26,7 @@ use super::outbox::{Need, Outbox, Pushed};
 use super::view;
 
 /// Most keys a connection may subscribe to by name (isolation.md §2.10).
-const MAX_SUBSCRIPTIONS: usize = 10_000;
+const MAX_SUBSCRIPTIONS: usize = Listener::MAX_WATCHED;
 
 /// The events we send, as hello names them.
 pub(crate) const EVENTS: &[&str] = &[

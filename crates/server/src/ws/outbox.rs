@@ -179,6 +179,9 @@ impl Outbox {
         let mut state = self.lock();
         state.closing = true;
         state.queue.clear();
+        state.load = Load::default();
+        drop(state);
+        self.drained.notify_waiters();
     }
 
     fn push(&self, item: Item) {
@@ -216,17 +219,25 @@ impl Outbox {
         state.load.events = state.load.events.saturating_sub(load.events);
         state.load.responses = state.load.responses.saturating_sub(load.responses);
         drop(state);
-        self.drained.notify_one();
+        self.drained.notify_waiters();
     }
 
-    /// Whether so much is unanswered that no further request may be read.
+    /// Whether so much is unanswered that no further request may be read or carried out.
     pub(crate) fn is_backed_up(&self) -> bool {
         self.lock().load.responses > HARD_LIMIT
     }
 
-    /// Completes when bytes have left since the last call.
-    pub(crate) async fn drained(&self) {
-        self.drained.notified().await;
+    /// Completes once it is not.
+    pub(crate) async fn room(&self) {
+        loop {
+            let mut drained = std::pin::pin!(self.drained.notified());
+            // Registered before the look, so that nothing is missed in between.
+            drained.as_mut().enable();
+            if !self.is_backed_up() {
+                return;
+            }
+            drained.await;
+        }
     }
 }
 
@@ -350,6 +361,28 @@ mod tests {
     fn a_long_reason_is_cut_between_characters() {
         let frame = close_frame(1008, &"ä".repeat(100));
         assert_eq!(frame.reason.len(), 122);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_room_goes_on_when_there_is_some_or_nobody_is_left() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        outbox.room().await;
+        let waiting = || {
+            outbox.respond("r", &megabytes(9));
+            let outbox = outbox.clone();
+            tokio::spawn(async move { outbox.room().await })
+        };
+        let first = waiting();
+        tokio::task::yield_now().await;
+        assert!(!first.is_finished());
+        let mut load = Load::default();
+        load.add(&outbox.try_next().unwrap());
+        outbox.sent(load);
+        first.await.unwrap();
+        let second = waiting();
+        tokio::task::yield_now().await;
+        outbox.abandon();
+        second.await.unwrap();
     }
 
     #[tokio::test]

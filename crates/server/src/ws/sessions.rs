@@ -32,7 +32,7 @@ pub(crate) async fn list(call: Call) -> Outcome {
 pub(crate) async fn subscribe(call: Call) -> Outcome {
     let params: SessionsListParams = call.params()?;
     // Before the list is read: a change in between is then heard, not lost.
-    call.client.feed.subscribe_list();
+    call.client.hear_list();
     let asked = call.params.as_ref().is_some_and(|params| !matches!(compact(params.get()).as_str(), "{}" | "null"));
     let list = if asked { Some(page(&call.gateway, call.access(), params).await?) } else { None };
     Answer::of(&Subscribed::new(list))
@@ -128,13 +128,13 @@ pub(crate) async fn describe(call: Call) -> Outcome {
 pub(crate) async fn messages_subscribe(call: Call) -> Outcome {
     let params: SessionsMessagesParams = call.params()?;
     let key = call.gateway.engine.resolve_key(call.access(), &params.key, params.agent_id.as_deref())?;
-    call.client.feed.subscribe(key.clone()).map_err(|error| Failure::invalid(error.to_string()))?;
+    call.client.hear(&key).map_err(|error| Failure::invalid(error.to_string()))?;
     Answer::of(&MessagesSubscribed { subscribed: true, key: key.to_string() })
 }
 
 pub(crate) async fn messages_unsubscribe(call: Call) -> Outcome {
     let params: SessionsMessagesParams = call.params()?;
     let key = call.gateway.engine.resolve_key(call.access(), &params.key, params.agent_id.as_deref())?;
-    call.client.feed.unsubscribe(&key);
+    call.client.ignore(&key);
     Answer::of(&MessagesSubscribed { subscribed: false, key: key.to_string() })
 }

@@ -240,6 +240,24 @@ async fn tool_events_go_to_the_client_that_started_the_run() {
 }
 
 #[tokio::test]
+async fn a_scoped_client_hears_runs_of_the_sessions_it_named_and_changes_of_all() {
+    let server = start(ServerOptions::default()).await;
+    let caps = ConnectOptions { caps: vec!["session-scoped-events".into()], ..ConnectOptions::default() };
+    let (writer, scoped) = (server.client().await, server.try_client(&caps).await.unwrap());
+    scoped.request("sessions.messages.subscribe", json!({"key": "named"})).await.unwrap();
+    chat(&writer, "other", "hello", "r1").await;
+    chat(&writer, "named", "hello", "r2").await;
+    scoped.next_payload("chat", |chat| chat["runId"] == "r2" && chat["state"] == "final").await;
+    assert!(!scoped.events().iter().any(|frame| frame["payload"]["runId"] == "r1"));
+
+    scoped.request("sessions.subscribe", json!({})).await.unwrap();
+    chat(&writer, "other", "hello", "r3").await;
+    scoped.next_payload("sessions.changed", |change| change["runId"] == "r3" && change["phase"] == "end").await;
+    scoped.next_payload("session.message", |message| message["sessionKey"] == "agent:main:other").await;
+    assert!(!scoped.events().iter().any(|frame| frame["event"] == "chat" && frame["payload"]["runId"] == "r3"));
+}
+
+#[tokio::test]
 async fn sessions_are_found_described_and_listed() {
     let server = start(ServerOptions::default()).await;
     let client = server.client().await;
