@@ -25,7 +25,7 @@ impl Default for ServerOptions {
             version: env!("CARGO_PKG_VERSION"),
             auth_mode: AuthMode::Token,
             behind_tls_proxy: false,
-            drain_grace: Duration::from_secs(300),
+            drain_grace: Duration::from_mins(5),
             timing: Timing::default(),
             limits: Limits::default(),
         }
@@ -115,8 +115,8 @@ impl Default for Limits {
             strangers_per_address: 32,
             strangers: 4096,
             failures: 10,
-            failure_window: Duration::from_secs(60),
-            lockout: Duration::from_secs(300),
+            failure_window: Duration::from_mins(1),
+            lockout: Duration::from_mins(5),
         }
     }
 }

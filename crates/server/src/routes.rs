@@ -26,12 +26,9 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 
 /// In front of every route: whose name the client used, upgrades nobody offers, and the headers of every answer.
 async fn gatekeeper(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let mut response = if let Err(refusal) = check_host(&gateway, &request) {
-        refusal
-    } else if let Err(refusal) = check_upgrade(&request) {
-        refusal
-    } else {
-        next.run(request).await
+    let mut response = match refuse_host(&gateway, &request).or_else(|| refuse_upgrade(&request)) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
     };
     let headers = response.headers_mut();
     for (name, value) in SECURITY_HEADERS {
@@ -49,19 +46,17 @@ const SECURITY_HEADERS: [(&str, &str); 3] = [
 /// On loopback, a page of somebody else's may reach us under a name of theirs that resolves here (DNS rebinding); its
 /// browser then takes us for their server. So only names of this machine are answered. Behind a proxy the name is the
 /// proxy's affair.
-fn check_host(gateway: &Gateway, request: &Request) -> Result<(), Response> {
-    let host = match request_host(request.headers(), request.uri()) {
-        Some(host) => host,
-        None => return Err(text(StatusCode::BAD_REQUEST, "Bad Request")),
+fn refuse_host(gateway: &Gateway, request: &Request) -> Option<Response> {
+    let Some(host) = request_host(request.headers(), request.uri()) else {
+        return Some(text(StatusCode::BAD_REQUEST, "Bad Request"));
     };
     let guarded = gateway.address.is_loopback() && !gateway.options.behind_tls_proxy;
-    if guarded && !is_loopback_name(host_name(&host)) {
-        return Err(text(
+    (guarded && !is_loopback_name(host_name(&host))).then(|| {
+        text(
             StatusCode::FORBIDDEN,
             "This gateway listens on loopback and answers only to localhost, 127.0.0.1 or [::1] as its host name",
-        ));
-    }
-    Ok(())
+        )
+    })
 }
 
 /// The `Host` header, or the host of an absolute request target; none where there is neither, or more than one.
@@ -90,15 +85,12 @@ pub(crate) fn is_loopback_name(name: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-fn check_upgrade(request: &Request) -> Result<(), Response> {
-    match request.headers().get(UPGRADE) {
-        None => Ok(()),
-        Some(wanted) if !wanted.as_bytes().eq_ignore_ascii_case(b"websocket") => {
-            Err(closing(text(StatusCode::BAD_REQUEST, "Bad Request")))
-        }
-        Some(_) if request.uri().path() != "/" => Err(closing(not_found())),
-        Some(_) => Ok(()),
+fn refuse_upgrade(request: &Request) -> Option<Response> {
+    let wanted = request.headers().get(UPGRADE)?;
+    if !wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return Some(closing(text(StatusCode::BAD_REQUEST, "Bad Request")));
     }
+    (request.uri().path() != "/").then(|| closing(not_found()))
 }
 
 /// A plain sentence.

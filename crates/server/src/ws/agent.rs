@@ -22,7 +22,7 @@ use super::{chat, view};
 /// How long `agent.wait` waits where nothing else is said.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 /// How long it waits at the most.
-const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_WAIT: Duration = Duration::from_hours(24);
 
 /// Answers twice with the same id: once the input is durable, and once the run has ended.
 pub(crate) async fn run(mut call: Call) -> Outcome {

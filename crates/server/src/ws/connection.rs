@@ -58,28 +58,32 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: Tok
     let entered = tokio::time::timeout_at(deadline, enter(&gateway, &peer, page, &gate, conn_id, &mut socket)).await;
     let (client, greeting, welcome) = match entered {
         Ok(Ok(entered)) => entered,
-        Ok(Err(end)) => return finish(socket, end.0, grace).await,
-        Err(_) => return finish(socket, Some(None), grace).await,
+        Ok(Err(end)) => return finish(socket, end, grace).await,
+        Err(_) => return finish(socket, End::Silent, grace).await,
     };
     // Believed from here on: no longer a stranger.
     gate.open();
     drop(peer);
     let socket = converse(&gateway, client, greeting, &welcome, socket).await;
     if let Some(socket) = socket {
-        finish(socket, None, grace).await;
+        finish(socket, End::Gone, grace).await;
     }
 }
 
-/// How a socket ends: with which close frame, if with one at all.
-struct End(Option<Option<CloseFrame>>);
+/// How a socket ends.
+enum End {
+    /// The client is gone, or has its close frame already.
+    Gone,
+    /// With a close frame that says nothing.
+    Silent,
+    /// With a close frame that says why.
+    With(CloseFrame),
+}
 
 impl End {
     fn with(code: u16, reason: &str) -> Self {
-        Self(Some(Some(close_frame(code, reason))))
+        Self::With(close_frame(code, reason))
     }
-
-    /// The client is gone.
-    const GONE: Self = Self(None);
 }
 
 /// The messages a client gets first.
@@ -105,7 +109,7 @@ async fn enter(
         match socket.next().await {
             Some(Ok(Message::Text(text))) => break text,
             Some(Ok(Message::Binary(_))) => return Err(End::with(close::NOT_TEXT, "text frames only")),
-            Some(Ok(Message::Close(_))) | None => return Err(End::GONE),
+            Some(Ok(Message::Close(_))) | None => return Err(End::Gone),
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(misread(&error, gate)),
         }
@@ -145,9 +149,9 @@ async fn enter(
 async fn send(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<(), End> {
     let text = serde_json::to_string(frame).map_err(|error| {
         tracing::error!(%error, "a frame cannot be written as JSON");
-        End::GONE
+        End::Gone
     })?;
-    socket.send(Message::text(text)).await.map_err(|_| End::GONE)
+    socket.send(Message::text(text)).await.map_err(|_| End::Gone)
 }
 
 /// Why a frame could not be read, as a close frame says it.
@@ -156,9 +160,9 @@ fn misread(error: &Error, gate: &Gate) -> End {
         _ if gate.is_overrun() => End::with(close::TOO_BIG, "preauth payload too large"),
         Error::Capacity(CapacityError::MessageTooLong { .. }) => End::with(close::TOO_BIG, "payload too large"),
         Error::Utf8(_) => End::with(close::NOT_UTF8, "text is not UTF-8"),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::GONE,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
         Error::Protocol(_) => End::with(close::PROTOCOL, "WebSocket protocol error"),
-        _ => End::GONE,
+        _ => End::Gone,
     }
 }
 
@@ -354,11 +358,11 @@ impl Session<'_> {
                         }
                     }
                     Some(Err(error)) => match misread(&error, &Gate::default()) {
-                        End(Some(Some(frame))) => {
+                        End::With(frame) => {
                             outbox.close(frame.code.into(), &frame.reason);
                             return Read::Closing;
                         }
-                        End(_) => return Read::Gone,
+                        End::Gone | End::Silent => return Read::Gone,
                     },
                     None => return Read::Gone,
                 },
@@ -421,10 +425,15 @@ async fn changed_after(version: &mut watch::Receiver<u64>, earliest: Instant) ->
 
 /// Sends the close frame, if one is given, then reads what the client still sends until it closes too. Dropping a
 /// socket with unread bytes would reset it, and the client might never see why it was closed.
-async fn finish(mut socket: Socket, frame: Option<Option<CloseFrame>>, grace: Duration) {
+async fn finish(mut socket: Socket, end: End, grace: Duration) {
     let farewell = async {
+        let frame = match end {
+            End::Gone => None,
+            End::Silent => Some(Message::Close(None)),
+            End::With(frame) => Some(Message::Close(Some(frame))),
+        };
         if let Some(frame) = frame {
-            let _ = socket.send(Message::Close(frame)).await;
+            let _ = socket.send(frame).await;
         }
         let io = socket.get_mut().inner_mut();
         let _ = io.shutdown().await;

@@ -38,9 +38,8 @@ pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool) -> 
 }
 
 fn is_same_host(origin: &Url, name: &str, host: &str) -> bool {
-    let port = match host.strip_prefix('[').map_or(host, |rest| rest.split_once(']').map_or("", |(_, port)| port)) {
-        rest => rest.rsplit_once(':').map(|(_, port)| port),
-    };
+    let after_name = host.strip_prefix('[').map_or(host, |rest| rest.split_once(']').map_or("", |(_, port)| port));
+    let port = after_name.rsplit_once(':').map(|(_, port)| port);
     let default = origin.port_or_known_default();
     let same_port = match port {
         Some(port) => port.parse().ok() == default,

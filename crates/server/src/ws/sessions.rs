@@ -125,14 +125,14 @@ pub(crate) async fn describe(call: Call) -> Outcome {
 }
 
 /// Also works for a session that does not exist yet. What the caller may not read is never heard.
-pub(crate) async fn messages_subscribe(call: Call) -> Outcome {
+pub(crate) fn messages_subscribe(call: &Call) -> Outcome {
     let params: SessionsMessagesParams = call.params()?;
     let key = call.gateway.engine.resolve_key(call.access(), &params.key, params.agent_id.as_deref())?;
     call.client.hear(&key).map_err(|error| Failure::invalid(error.to_string()))?;
     Answer::of(&MessagesSubscribed { subscribed: true, key: key.to_string() })
 }
 
-pub(crate) async fn messages_unsubscribe(call: Call) -> Outcome {
+pub(crate) fn messages_unsubscribe(call: &Call) -> Outcome {
     let params: SessionsMessagesParams = call.params()?;
     let key = call.gateway.engine.resolve_key(call.access(), &params.key, params.agent_id.as_deref())?;
     call.client.ignore(&key);

@@ -46,17 +46,17 @@ pub(crate) async fn status(call: Call) -> Outcome {
     Answer::of(&status)
 }
 
-pub(crate) async fn presence(call: Call) -> Outcome {
+pub(crate) fn presence(call: &Call) -> Outcome {
     // Upstream takes any parameters here.
     Answer::of(&call.gateway.roll.list(call.access()))
 }
 
-pub(crate) async fn agents(call: Call) -> Outcome {
+pub(crate) fn agents(call: &Call) -> Outcome {
     let Nothing {} = call.params()?;
     Answer::of(&view::agents(&call.gateway.engine))
 }
 
-pub(crate) async fn models(call: Call) -> Outcome {
+pub(crate) fn models(call: &Call) -> Outcome {
     let params: ModelsListParams = call.params()?;
     let models = call.gateway.engine.models().into_iter();
     let models = models

@@ -37,13 +37,14 @@ async fn start(options: ServerOptions) -> Running {
 
 /// With this configuration, too.
 async fn start_with(config: &str, options: ServerOptions) -> Running {
-    let state = tempfile::tempdir().unwrap();
-    let config = Arc::new(Config::from_toml(config).unwrap());
-    let dir = StateDir::lock(&state.path().join("state")).unwrap();
-    let engine = Engine::open(config, dir).await.unwrap();
-    let token = engine.operator_token_file().map(|file| std::fs::read_to_string(file).unwrap().trim().to_owned());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let state = tempfile::tempdir().expect("a directory");
+    let config = Arc::new(Config::from_toml(config).expect("a configuration"));
+    let dir = StateDir::lock(&state.path().join("state")).expect("a free state directory");
+    let engine = Engine::open(config, dir).await.expect("an engine");
+    let token =
+        engine.operator_token_file().map(|file| std::fs::read_to_string(file).expect("a token").trim().to_owned());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
     let stop = CancellationToken::new();
     let server = tokio::spawn(run(listener, engine, options, stop.clone().cancelled_owned()));
     Running { address, token, stop, server, _state: state }
@@ -61,7 +62,7 @@ impl Running {
     }
 
     async fn client(&self) -> GatewayClient {
-        self.try_client(&ConnectOptions::default()).await.unwrap()
+        self.try_client(&ConnectOptions::default()).await.expect("it is let in")
     }
 
     async fn try_client(&self, options: &ConnectOptions) -> Result<GatewayClient, ConnectError> {
@@ -81,7 +82,7 @@ fn message(key: &str, text: &str, run: &str) -> Value {
 
 /// Sends and waits for the answer's text.
 async fn chat(client: &GatewayClient, key: &str, text: &str, run: &str) -> String {
-    client.request("chat.send", message(key, text, run)).await.unwrap();
+    client.request("chat.send", message(key, text, run)).await.expect("it is accepted");
     let end = client.next_payload("chat", |chat| chat["runId"] == run && chat["state"] == "final").await;
     end["message"]["content"][0]["text"].as_str().unwrap_or_default().to_owned()
 }
