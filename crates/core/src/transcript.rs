@@ -32,9 +32,12 @@ pub struct EntryBody {
     /// The entry it follows in its branch; none for the first of a generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<EntryId>,
-    /// The run that wrote it.
+    /// The run that wrote it, by the name its caller gave it. Two principals may use the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
+    /// The input it belongs to: an input's own id, or that of the input it answers. Names the run without doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<EntryId>,
 }
 
 /// Who said it, without the content. Bound into the seal of the entry.
@@ -187,7 +190,8 @@ pub struct ModelRef {
     pub model: String,
 }
 
-/// Tokens of one call. `input` excludes what came from the provider's cache.
+/// Tokens of one call. `input` excludes what came from the provider's cache. Sums stop at the largest number: a
+/// provider may report anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Usage {
@@ -204,22 +208,22 @@ pub struct Usage {
 impl Usage {
     /// Prompt-side size: what fills the context window.
     pub fn prompt_tokens(&self) -> u64 {
-        self.input + self.cache_read + self.cache_write
+        self.input.saturating_add(self.cache_read).saturating_add(self.cache_write)
     }
 
     /// Prompt and completion together.
     pub fn total(&self) -> u64 {
-        self.prompt_tokens() + self.output
+        self.prompt_tokens().saturating_add(self.output)
     }
 
     /// The sum of two calls.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
-            input: self.input + other.input,
-            output: self.output + other.output,
-            cache_read: self.cache_read + other.cache_read,
-            cache_write: self.cache_write + other.cache_write,
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+            cache_read: self.cache_read.saturating_add(other.cache_read),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
         }
     }
 }
@@ -296,6 +300,7 @@ mod tests {
             provenance: Provenance::Model,
             parent: Some(EntryId::from_bytes([7; 16])),
             run: Some(RunId::parse("r").unwrap()),
+            turn: Some(EntryId::from_bytes([8; 16])),
         };
         let stored = serde_json::to_string(&body).unwrap();
         assert_eq!(serde_json::from_str::<EntryBody>(&stored).unwrap(), body);

@@ -9,8 +9,9 @@ mod active;
 pub(crate) mod live;
 mod recent;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -45,6 +46,10 @@ use recent::Recent;
 
 /// Runs that may wait in one session (isolation.md §2.10).
 pub(crate) const MAX_QUEUED: usize = 32;
+/// Bytes of input that may wait unacknowledged in one session. One input of the largest size always fits.
+const MAX_PARKED_BYTES: usize = 64 * 1024 * 1024;
+/// What an actor without work may keep of its transcript, in bytes.
+const MAX_IDLE_BYTES: usize = 32 * 1024;
 /// How long an actor without work stays.
 const IDLE: Duration = Duration::from_mins(2);
 /// Time limit of a run whose caller named none (sessions.md §2.3).
@@ -58,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Catalog,
     pub(crate) broker: Broker,
     pub(crate) clock: Clock,
+    /// Set when no more runs are accepted.
+    pub(crate) draining: AtomicBool,
     /// Cancelled when active runs must end now.
     pub(crate) stop: CancellationToken,
 }
@@ -83,20 +90,30 @@ pub(crate) struct Submission {
     pub(crate) reply: oneshot::Sender<Result<Accepted, Refused>>,
 }
 
-/// Why a submission was not accepted here. It comes back where somebody else may still accept it.
-pub(crate) enum Refused {
+/// Why a submission was not accepted here.
+pub(crate) enum Why {
     /// The session is not what the scope says any more, or the actor retired: admit it anew.
-    Moved(Box<Submission>),
+    Moved,
     /// The principal used the run id before: compare.
-    Known(Box<Submission>),
-    /// No.
+    Known,
+    /// No; unless the run id was used before.
     No(EngineError),
+}
+
+/// A submission that comes back.
+pub(crate) struct Refused {
+    pub(crate) why: Why,
+    pub(crate) submission: Box<Submission>,
 }
 
 /// An accepted turn that has not begun.
 struct Queued {
     scope: Arc<SessionScope>,
     run: RunId,
+    /// Its input's entry.
+    input: EntryId,
+    /// Size of its input's content.
+    input_bytes: usize,
     model: ModelChoice,
     options: RunOptions,
     live: LiveRun,
@@ -132,6 +149,7 @@ enum Wake {
     Model(Option<Result<ModelEvent, ProviderError>>),
     Tool(ToolDone),
     Flush,
+    Retry,
     Expired,
     Idle,
     Stop,
@@ -150,10 +168,12 @@ impl Birth {
     /// The actor's life.
     pub(crate) async fn live(self) {
         let Self { shared, registry, mut mailbox, live, first } = self;
+        // Also when the actor panics: a session that looks alive but answers nobody would be worse.
+        let place = Place { registry: registry.clone(), live: live.clone() };
         let session = match shared.store.open_session(&first.scope).await {
             Ok(session) => session,
             Err(error) => {
-                registry.remove(&live);
+                drop(place);
                 mailbox.close();
                 refuse(first, &error);
                 while let Some(mail) = mailbox.recv().await {
@@ -165,9 +185,8 @@ impl Birth {
             }
         };
         let Ok(scope) = first.scope.renewed(&session.record) else {
-            registry.remove(&live);
-            mailbox.close();
-            refuse(first, &StoreError::SessionChanged);
+            drop(place);
+            first.hand_back(Why::Moved);
             return give_back(mailbox).await;
         };
         let mut actor = Actor {
@@ -192,9 +211,21 @@ impl Birth {
         if !(actor.bus.is_none() && actor.session.record.is_draft()) {
             actor.work().await;
         }
-        let Actor { registry, live, mailbox, .. } = actor;
-        registry.remove(&live);
+        let Actor { mailbox, .. } = actor;
+        drop(place);
         give_back(mailbox).await;
+    }
+}
+
+/// The actor's place in the registry.
+struct Place {
+    registry: Arc<Registry>,
+    live: Arc<Live>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.registry.remove(&self.live);
     }
 }
 
@@ -217,6 +248,7 @@ impl Actor {
                 Wake::Model(event) => self.on_model(event).await,
                 Wake::Tool(done) => self.on_tool(done).await,
                 Wake::Flush => self.flush(),
+                Wake::Retry => self.retry_close().await,
                 Wake::Expired => self.expire().await,
                 Wake::Idle => {
                     if self.registry.retire(&self.live, &mut self.mailbox) {
@@ -237,9 +269,11 @@ impl Actor {
         let idle = self.active.is_none() && self.queue.is_empty() && self.parked.is_empty();
         let idle_at = Instant::now() + IDLE;
         let mut no_tools = JoinSet::new();
-        let (stream, tools, flush_at, deadline) = match &mut self.active {
-            Some(active) => (active.stream.as_mut(), &mut active.tools, active.flush_at, active.deadline),
-            None => (None, &mut no_tools, None, None),
+        let (stream, tools, flush_at, retry_at, deadline) = match &mut self.active {
+            Some(active) => {
+                (active.stream.as_mut(), &mut active.tools, active.flush_at, active.retry_at, active.deadline)
+            }
+            None => (None, &mut no_tools, None, None, None),
         };
         let due = |at: Option<Instant>| async move {
             match at {
@@ -257,8 +291,9 @@ impl Actor {
             () = self.shared.stop.cancelled() => Wake::Stop,
             mail = self.mailbox.recv() => Wake::Mail(mail),
             event = model => Wake::Model(event),
-            Some(done) = tools.join_next() => Wake::Tool(done.unwrap_or_else(|_| ToolDone::panicked())),
+            Some(Ok(done)) = tools.join_next() => Wake::Tool(done),
             () = due(flush_at) => Wake::Flush,
+            () = due(retry_at) => Wake::Retry,
             () = due(deadline) => Wake::Expired,
             () = sleep_until(idle_at), if idle => Wake::Idle,
         }
@@ -267,18 +302,14 @@ impl Actor {
     async fn on_submit(&mut self, submission: Box<Submission>) {
         let request = &submission.request;
         let waiting = self.queue.len() + self.parked.len();
-        if waiting >= MAX_QUEUED {
+        let parked_bytes: usize = self.parked.iter().map(|parked| parked.request.bytes()).sum();
+        if waiting >= MAX_QUEUED || parked_bytes + request.bytes() > MAX_PARKED_BYTES {
             return submission.refuse(EngineError::QueueFull(waiting));
-        }
-        if let Some(expected) = &request.expect_generation
-            && expected != self.session.record.generation()
-        {
-            let key = self.session.record.key().to_string();
-            return submission.refuse(EngineError::Changed(key));
         }
         let busy = self.active.is_some() || !self.queue.is_empty();
         if !self.parked.is_empty() || (busy && self.switch_of(request).is_some()) {
-            return self.parked.push_back(submission);
+            self.parked.push_back(submission);
+            return self.show_queue();
         }
         self.accept(submission).await;
     }
@@ -296,7 +327,15 @@ impl Actor {
         let Ok(scope) = submission.scope.renewed(&self.session.record) else {
             return submission.refuse(EngineError::NoSession(self.session.record.key().to_string()));
         };
+        if self.shared.draining.load(Ordering::Acquire) {
+            return submission.refuse(EngineError::Draining);
+        }
         let request = &submission.request;
+        if let Some(expected) = &request.expect_generation
+            && expected != self.session.record.generation()
+        {
+            return submission.refuse(EngineError::Changed(self.session.record.key().to_string()));
+        }
         let input = random_entry_id();
         let entry = NewEntry {
             id: input,
@@ -305,6 +344,7 @@ impl Actor {
                 provenance: Provenance::Caller { principal: scope.principal(), surface: request.surface.to_owned() },
                 parent: None,
                 run: Some(request.run.clone()),
+                turn: Some(input),
             },
         };
         let switch = self.switch_of(request).map(|to| Switch { to });
@@ -335,25 +375,25 @@ impl Actor {
         let committed = match self.commit(&scope, batch).await {
             Ok(committed) => committed,
             Err(StoreError::RunExists) => {
-                return submission.hand_back(Refused::Known);
+                return submission.hand_back(Why::Known);
             }
             Err(StoreError::KeyTaken | StoreError::StaleLease | StoreError::SessionChanged) => {
                 self.dying = true;
-                return submission.hand_back(Refused::Moved);
+                return submission.hand_back(Why::Moved);
             }
             Err(error) => return submission.refuse(error.into()),
         };
         let Ok(scope) = scope.renewed(&committed.record) else {
             self.dying = true;
-            return submission.hand_back(Refused::Moved);
+            return submission.hand_back(Why::Moved);
         };
         if switched {
             self.recent = None;
         }
-        if self.scope.is_draft() || switched {
-            if let Ok(renewed) = self.scope.renewed(&committed.record) {
-                self.scope = Arc::new(renewed);
-            }
+        if (self.scope.is_draft() || switched)
+            && let Ok(renewed) = self.scope.renewed(&committed.record)
+        {
+            self.scope = Arc::new(renewed);
         }
         let Submission { space, request, model, acknowledge, reply, .. } = *submission;
         let accepted = Accepted {
@@ -370,6 +410,8 @@ impl Actor {
         self.queue.push_back(Queued {
             scope: Arc::new(scope),
             run: request.run.clone(),
+            input,
+            input_bytes: request.bytes(),
             model,
             options: request.options,
             live,
@@ -380,17 +422,29 @@ impl Actor {
         let _ = reply.send(Ok(accepted));
     }
 
-    /// Starts the next queued turn, or lets a parked one in.
+    /// Starts the next queued turn. A quiet session lets in the first parked turn and all behind it up to the next
+    /// one that switches.
     async fn begin_next(&mut self) {
-        while self.queue.is_empty() {
-            let Some(submission) = self.parked.pop_front() else { return };
-            self.accept(submission).await;
-            if self.dying {
-                return;
+        while let Some(first) = self.parked.front()
+            && !self.dying
+            && (self.queue.is_empty() || self.switch_of(&first.request).is_none())
+        {
+            if let Some(submission) = self.parked.pop_front() {
+                self.accept(submission).await;
+                self.show_queue();
             }
         }
-        if let Some(next) = self.queue.pop_front() {
-            self.begin(next).await;
+        match self.queue.pop_front() {
+            Some(next) if !self.dying => self.begin(next).await,
+            Some(next) => self.queue.push_front(next),
+            None => self.settle_down(),
+        }
+    }
+
+    /// Nothing is left to do: keeps little while it waits for more.
+    fn settle_down(&mut self) {
+        if self.recent.as_ref().is_some_and(|recent| recent.bytes() > MAX_IDLE_BYTES) {
+            self.recent = None;
         }
     }
 
@@ -408,7 +462,9 @@ impl Actor {
             self.session.meta = meta;
         }
         if let Some(recent) = &mut self.recent {
-            recent.extend(committed.entries.iter().cloned());
+            let active = self.active.as_ref().map(|active| active.input);
+            let open = |turn| active == Some(turn) || self.queue.iter().any(|queued| queued.input == turn);
+            recent.extend(committed.entries.iter().cloned(), open);
         }
         if self.bus.is_none() {
             let scope = scope.renewed(&committed.record).map_err(|_| StoreError::NotPermitted)?;
@@ -420,17 +476,23 @@ impl Actor {
     /// Reads the newest entries of the live generation once; from then on commits keep them in step.
     async fn load_recent(&mut self) -> Result<(), StoreError> {
         if self.recent.is_none() {
-            let extent = Extent { limit: prompt::MAX_ENTRIES, skip: 0, max_bytes: prompt::MAX_BYTES };
+            // Turns behind the active one may have brought more than a prompt holds: read far enough to find its input.
+            let open = self.open_bytes();
+            let extent =
+                Extent { limit: prompt::MAX_ENTRIES, skip: 0, max_bytes: prompt::MAX_BYTES.saturating_add(open) };
             let generation = self.session.record.generation_no();
             let mut recent = Recent::default();
-            recent.extend(transcript::tail(&*self.shared.store, &self.scope, generation, extent).await?);
+            let read = transcript::tail(&*self.shared.store, &self.scope, generation, extent).await?;
+            recent.extend(read, |_| true);
             self.recent = Some(recent);
         }
         Ok(())
     }
 
-    fn waiting_runs(&self) -> HashSet<RunId> {
-        self.queue.iter().map(|queued| queued.run.clone()).collect()
+    /// Bytes of the inputs that are acknowledged and not answered.
+    fn open_bytes(&self) -> usize {
+        let active = self.active.as_ref().map_or(0, |active| active.input_bytes);
+        active + self.queue.iter().map(|queued| queued.input_bytes).sum::<usize>()
     }
 
     /// Ends the run, or every run, and answers with those that were not over yet.
@@ -443,8 +505,16 @@ impl Actor {
         let (hit, kept): (VecDeque<_>, VecDeque<_>) = self.queue.drain(..).partition(|queued| wanted(&queued.run));
         self.queue = kept;
         for queued in hit {
-            ended.push(queued.run.clone());
-            self.end_queued(queued, RunOutcome::Aborted { reason: reason.to_owned() }).await;
+            let run = queued.run.clone();
+            if self.end_queued(queued, RunOutcome::Aborted { reason: reason.to_owned() }).await {
+                ended.push(run);
+            }
+        }
+        let (hit, kept): (VecDeque<_>, VecDeque<_>) =
+            self.parked.drain(..).partition(|parked| wanted(&parked.request.run));
+        self.parked = kept;
+        for parked in hit {
+            parked.refuse(EngineError::Invalid("The run was aborted before it was accepted.".into()));
         }
         self.show_queue();
         ended
@@ -489,7 +559,9 @@ impl Actor {
     }
 
     fn show_queue(&self) {
-        self.live.set_queue(self.queue.iter().map(|queued| queued.run.clone()).collect());
+        let queued = self.queue.iter().map(|queued| &queued.run);
+        let parked = self.parked.iter().map(|parked| &parked.request.run);
+        self.live.set_queue(queued.chain(parked).cloned().collect());
     }
 
     fn now(&self) -> UnixMillis {
@@ -499,21 +571,19 @@ impl Actor {
 
 impl Submission {
     pub(crate) fn refuse(self: Box<Self>, error: EngineError) {
-        let _ = self.reply.send(Err(Refused::No(error)));
+        self.hand_back(Why::No(error));
     }
 
-    pub(crate) fn hand_back(mut self: Box<Self>, why: impl FnOnce(Box<Self>) -> Refused) {
+    pub(crate) fn hand_back(mut self: Box<Self>, why: Why) {
         // The submission travels through its own reply channel; whoever takes it makes a new one.
         let reply = std::mem::replace(&mut self.reply, oneshot::channel().0);
-        let _ = reply.send(Err(why(self)));
+        let _ = reply.send(Err(Refused { why, submission: self }));
     }
 }
 
 fn refuse(submission: Box<Submission>, error: &StoreError) {
     match error {
-        StoreError::KeyTaken | StoreError::StaleLease | StoreError::SessionChanged => {
-            submission.hand_back(Refused::Moved);
-        }
+        StoreError::KeyTaken | StoreError::StaleLease | StoreError::SessionChanged => submission.hand_back(Why::Moved),
         error => submission.refuse(error.clone().into()),
     }
 }
@@ -523,7 +593,7 @@ async fn give_back(mut mailbox: mpsc::Receiver<Mail>) {
     mailbox.close();
     while let Some(mail) = mailbox.recv().await {
         match mail {
-            Mail::Submit(submission) => submission.hand_back(Refused::Moved),
+            Mail::Submit(submission) => submission.hand_back(Why::Moved),
             Mail::Abort { reply, .. } => {
                 let _ = reply.send(Vec::new());
             }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use url::Url;
 use watertight_config::{Config, OpenAi, Provider as ProviderConfig, SessionHeader};
 use watertight_core::ids::TenantId;
 use watertight_provider::openai::{OpenAi as OpenAiProvider, OpenAiOptions};
@@ -63,7 +64,7 @@ impl Catalog {
             let (provider, place): (Arc<dyn Provider>, String) = match entry {
                 ProviderConfig::Echo => (Arc::new(Echo::new(name.clone())), "built-in".into()),
                 ProviderConfig::OpenAi(openai) => {
-                    (Arc::new(open_ai(name, openai, tenants, names)?), openai.base_url.to_string())
+                    (Arc::new(open_ai(name, openai, tenants, names)?), place_of(&openai.base_url))
                 }
             };
             providers.insert(name.clone(), provider);
@@ -103,10 +104,10 @@ impl Catalog {
         let Some(wanted) = wanted.map(str::trim).filter(|text| !text.is_empty()) else {
             return Ok(agent.model.clone());
         };
-        if let Some((provider, model)) = wanted.split_once('/') {
-            if let (Some(provider), false) = (self.providers.get(provider), model.is_empty()) {
-                return Ok(ModelChoice { provider: provider.clone(), model: model.to_owned() });
-            }
+        if let Some((provider, model)) = wanted.split_once('/')
+            && let (Some(provider), false) = (self.providers.get(provider), model.is_empty())
+        {
+            return Ok(ModelChoice { provider: provider.clone(), model: model.to_owned() });
         }
         if agent.model.provider.models().iter().any(|info| info.id == wanted) || wanted == agent.model.model {
             return Ok(ModelChoice { provider: agent.model.provider.clone(), model: wanted.to_owned() });
@@ -149,6 +150,11 @@ impl Catalog {
         let mode = |name: &str| self.providers.get(name).map_or(HeaderMode::Off, |provider| provider.header_mode());
         self.listed.iter().map(|(name, place)| (name.clone(), place.clone(), mode(name))).collect()
     }
+}
+
+/// Where a provider is, without what a query may hold: some take their key there.
+fn place_of(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
 fn open_ai(

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use watertight_config::{Auth, Config};
 use watertight_core::SessionScope;
 use watertight_core::grant::{Verb, VerbSet};
-use watertight_core::ids::{EntryId, GenerationId, RunId};
-use watertight_core::key::{AgentId, CanonicalKey, KeyError};
+use watertight_core::ids::{EntryId, GenerationId, RunId, UnixMillis};
+use watertight_core::key::{CanonicalKey, KeyError};
 use watertight_core::run::{RunOutcome, RunRecord};
 use watertight_core::session::SessionStatus;
 use watertight_core::transcript::{Message, Usage};
@@ -22,7 +22,7 @@ use watertight_store::sqlite::SqliteStore;
 use watertight_store::{Store, StoreError};
 
 use crate::actor::live::Live;
-use crate::actor::{Mail, Refused, Shared, Submission};
+use crate::actor::{Mail, Refused, Shared, Submission, Why};
 use crate::admission::{Access, Admission, AuthFailure, Presented};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
@@ -56,8 +56,8 @@ struct Inner {
     admission: Admission,
     shared: Arc<Shared>,
     registry: Arc<Registry>,
-    draining: AtomicBool,
     interrupted: u64,
+    opened_at: UnixMillis,
     /// Last, so that the directory is freed after everything in it is closed.
     dir: StateDir,
 }
@@ -96,13 +96,12 @@ pub struct SessionFilter {
 struct Names(Arc<SqliteStore>);
 
 impl SessionNames for Names {
-    fn hashed(&self, scope: &SessionScope) -> HashedNames {
+    fn hashed(&self, scope: &SessionScope) -> Option<HashedNames> {
         match self.0.hashed_names(scope) {
-            Ok(names) => HashedNames { key: names.session_key, generation: names.session_id },
+            Ok(names) => Some(HashedNames { key: names.session_key, generation: names.session_id }),
             Err(error) => {
-                // The tenant's keys were there to authorize the scope. Should they be gone, no name at all is sent.
                 tracing::error!("a session's names cannot be hashed: {error}");
-                HashedNames { key: String::new(), generation: String::new() }
+                None
             }
         }
     }
@@ -116,7 +115,8 @@ impl Engine {
 
     /// [`Self::open`] under another clock.
     pub async fn open_with_clock(config: Arc<Config>, dir: StateDir, clock: Clock) -> Result<Self, OpenError> {
-        let opened = steward::open(&config, dir.path(), clock.now()).await?;
+        let opened_at = clock.now();
+        let opened = steward::open(&config, dir.path(), opened_at).await?;
         let sqlite = Arc::new(opened.store);
         let store: Arc<dyn Store> = sqlite.clone();
         let names: Arc<dyn SessionNames> = Arc::new(Names(sqlite.clone()));
@@ -129,12 +129,12 @@ impl Engine {
             catalog,
             broker: Broker::built_in(),
             clock,
+            draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
         });
         let registry = Registry::new();
-        let draining = AtomicBool::new(false);
         let interrupted = opened.interrupted;
-        Ok(Self { inner: Arc::new(Inner { config, admission, shared, registry, draining, interrupted, dir }) })
+        Ok(Self { inner: Arc::new(Inner { config, admission, shared, registry, interrupted, opened_at, dir }) })
     }
 
     /// The configuration it runs under.
@@ -189,8 +189,9 @@ impl Engine {
 
     /// Accepts a turn: resolves its session, makes the input durable, queues the run. Needs [`Verb::Write`].
     ///
-    /// `acknowledge` is called exactly once on success, whatever the disposition, before any event of the run is
-    /// published: a surface that answers its client there answers before the events. It must not block.
+    /// `acknowledge` is called exactly once on success, whatever the disposition. Where this request starts the run it is
+    /// called before the run's first event: a surface that answers its client there answers before the events. It must
+    /// not block.
     pub async fn submit(
         &self,
         access: &Access,
@@ -201,9 +202,12 @@ impl Engine {
             return Err(EngineError::Invalid("message or attachment required".into()));
         }
         let key = self.key_of(access, &request.target)?;
-        let agent = self.agent_of(access, &key)?;
+        let agent = agent_of(access, &key)?;
         let shared = &self.inner.shared;
-        let model = shared.catalog.model(shared.catalog.agent(&agent), request.options.model.as_deref())?;
+        let model = match shared.catalog.model(shared.catalog.agent(&agent), request.options.model.as_deref()) {
+            Ok(model) => model,
+            Err(error) => return self.refuse(access, &key, request, acknowledge, error).await,
+        };
         let first_generation = match &request.target.generation {
             GenerationChoice::Live => None,
             GenerationChoice::NamesNew(id) | GenerationChoice::MakeLive(id) => Some(id.clone()),
@@ -212,19 +216,21 @@ impl Engine {
         // Everything that travels to an actor comes back from one that cannot take it.
         let mut travelling = (request, Box::new(acknowledge) as Box<dyn FnOnce(&Accepted) + Send>);
         for _ in 0..MAX_ROUNDS {
-            if !self.is_ready() {
-                // A run that is known already is still answered for.
-                let (request, acknowledge) = travelling;
-                return match self.known(access, &key, request).await? {
-                    Some(accepted) => {
-                        acknowledge(&accepted);
-                        Ok(accepted)
-                    }
-                    None => Err(EngineError::Draining),
-                };
-            }
-            let scope = self.inner.admission.writable(access, &key, first_generation.as_ref()).await?;
             let (request, acknowledge) = travelling;
+            if !self.is_ready() {
+                return self.refuse(access, &key, request, acknowledge, EngineError::Draining).await;
+            }
+            let scope = match self.inner.admission.existing(access, Verb::Write, &key).await? {
+                Some(scope) => scope,
+                None => {
+                    // Before a key is spent on a draft: a used run id is refused or answered for.
+                    if let Some(accepted) = self.known(access, &key, &request).await? {
+                        acknowledge(&accepted);
+                        return Ok(accepted);
+                    }
+                    self.inner.admission.writable(access, &key, first_generation.as_ref()).await?
+                }
+            };
             let (reply, answer) = oneshot::channel();
             let submission = Box::new(Submission {
                 digest: digest(&scope, &request),
@@ -238,20 +244,40 @@ impl Engine {
                 reply,
             });
             self.inner.registry.submit(shared, submission).await;
-            match answer.await {
+            let Refused { why, submission } = match answer.await {
                 Ok(Ok(accepted)) => return Ok(accepted),
-                Ok(Err(Refused::No(error))) => return Err(error),
-                Ok(Err(Refused::Known(submission))) => {
-                    let Submission { request, acknowledge, .. } = *submission;
-                    let accepted = self.known(access, &key, request).await?.ok_or(EngineError::RunConflict)?;
-                    acknowledge(&accepted);
-                    return Ok(accepted);
-                }
-                Ok(Err(Refused::Moved(submission))) => travelling = (submission.request, submission.acknowledge),
+                Ok(Err(refused)) => refused,
                 Err(_) => return Err(StoreError::Unavailable("the session's task ended".into()).into()),
+            };
+            let Submission { request, acknowledge, .. } = *submission;
+            match why {
+                Why::Moved => travelling = (request, acknowledge),
+                Why::Known => {
+                    return self.refuse(access, &key, request, acknowledge, EngineError::RunConflict).await;
+                }
+                Why::No(error) => return self.refuse(access, &key, request, acknowledge, error).await,
             }
         }
         Err(EngineError::Changed(key.to_string()))
+    }
+
+    /// Refuses a turn, unless its run id was accepted before: a client that repeats a request whose acknowledgement it
+    /// lost must hear what became of the run, whatever stands in the way of a new one now.
+    async fn refuse(
+        &self,
+        access: &Access,
+        key: &CanonicalKey,
+        request: TurnRequest,
+        acknowledge: impl FnOnce(&Accepted),
+        error: EngineError,
+    ) -> Result<Accepted, EngineError> {
+        match self.known(access, key, &request).await? {
+            Some(accepted) => {
+                acknowledge(&accepted);
+                Ok(accepted)
+            }
+            None => Err(error),
+        }
     }
 
     /// What a run id that the caller used before means for this request: the same run, or a conflict.
@@ -259,11 +285,11 @@ impl Engine {
         &self,
         access: &Access,
         key: &CanonicalKey,
-        request: TurnRequest,
+        request: &TurnRequest,
     ) -> Result<Option<Accepted>, EngineError> {
         let Some(record) = self.inner.admission.run(access, &request.run).await? else { return Ok(None) };
         let scope = self.inner.admission.existing(access, Verb::Read, key).await?;
-        let Some(scope) = scope.filter(|scope| digest(scope, &request) == record.digest) else {
+        let Some(scope) = scope.filter(|scope| digest(scope, request) == record.digest) else {
             return Err(EngineError::RunConflict);
         };
         let disposition = match &record.outcome {
@@ -273,7 +299,7 @@ impl Engine {
         Ok(Some(Accepted {
             run: record.id.clone(),
             key: key.clone(),
-            agent: self.agent_of(access, key)?,
+            agent: agent_of(access, key)?,
             generation: self.generation_of(&scope, &record).await?,
             input: record.input,
             message_seq: None,
@@ -291,12 +317,21 @@ impl Engine {
     ) -> Result<Option<Arc<RunReport>>, EngineError> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let runs = &self.inner.shared.runs;
+        let expecting = self.inner.shared.runs.expect(access.run_space(), run);
         let mut lost_at = None;
         loop {
-            let begin = runs.next_begin();
-            if let Ok(report) = runs.wait(access.run_space(), run, left()).await {
-                return Ok(report);
+            let begin = expecting.begun();
+            if let Ok(report) = self.inner.shared.runs.wait(access.run_space(), run, left()).await {
+                let now = self.inner.shared.clock.now();
+                match report {
+                    // The run is the caller's, but its session may be closed to this connection: then it is unknown.
+                    Some(report) if !access.may_read(&report.key, now) => {
+                        let Some(left) = left() else { std::future::pending().await };
+                        tokio::time::sleep(left).await;
+                        return Ok(None);
+                    }
+                    report => return Ok(report),
+                }
             }
             let record = self.inner.admission.run(access, run).await?;
             let open = record.as_ref().is_some_and(|record| record.outcome.is_none());
@@ -360,7 +395,7 @@ impl Engine {
         Ok(RunReport {
             run: record.id.clone(),
             key: scope.key().clone(),
-            agent: self.agent_of(access, scope.key())?,
+            agent: agent_of(access, scope.key())?,
             generation: self.generation_of(scope, record).await?,
             outcome: outcome.clone(),
             text,
@@ -408,7 +443,7 @@ impl Engine {
     pub async fn history(&self, access: &Access, target: &Target, query: HistoryQuery) -> Result<History, EngineError> {
         let key = self.key_of(access, target)?;
         let Some(scope) = self.inner.admission.existing(access, Verb::Read, &key).await? else {
-            let session = self.unborn(access, &key)?;
+            let session = self.unborn(access, &key);
             return Ok(History { session, entries: Vec::new(), total: 0, has_more: false, in_flight: None });
         };
         let store = &self.inner.shared.store;
@@ -426,7 +461,7 @@ impl Engine {
         };
         let has_more = entries.first().is_some_and(|entry| entry.message_seq > 1);
         let in_flight = live.as_ref().and_then(|live| live.in_flight());
-        let session = self.view(access, row)?;
+        let session = self.view(access, row);
         Ok(History { session, entries, total: total.unwrap_or(0), has_more, in_flight })
     }
 
@@ -464,7 +499,7 @@ impl Engine {
             offset: filter.offset,
         };
         let page = self.inner.admission.list(access, query).await?;
-        let sessions = page.rows.into_iter().map(|row| self.view(access, row)).collect::<Result<_, _>>()?;
+        let sessions = page.rows.into_iter().map(|row| self.view(access, row)).collect();
         Ok(SessionList { sessions, total: page.total })
     }
 
@@ -478,7 +513,7 @@ impl Engine {
         match self.inner.admission.existing(access, Verb::Read, key).await? {
             Some(scope) => {
                 let row = self.inner.shared.store.describe(&scope).await?;
-                self.view(access, row).map(Some)
+                Ok(Some(self.view(access, row)))
             }
             None => Ok(None),
         }
@@ -505,7 +540,9 @@ impl Engine {
                     None => None,
                 };
                 let mut hits = self.inner.admission.holding(access, id).await?;
-                hits.retain(|hit| hit.live && agent.as_ref().is_none_or(|agent| owned_by(&hit.key, agent)));
+                hits.retain(|hit| {
+                    hit.live && agent.as_ref().is_none_or(|agent| access.rules().owner(&hit.key) == Some(agent))
+                });
                 let ending = format!(":{id}");
                 hits.sort_by_key(|hit| std::cmp::Reverse((hit.key.as_str().ends_with(&ending), hit.updated_at)));
                 let rank = |at: usize| hits.get(at).map(|hit| (hit.key.as_str().ends_with(&ending), hit.updated_at));
@@ -550,12 +587,12 @@ impl Engine {
 
     /// Whether new runs are taken.
     pub fn is_ready(&self) -> bool {
-        !self.inner.draining.load(Ordering::Acquire)
+        !self.inner.shared.draining.load(Ordering::Acquire)
     }
 
     /// Takes no new runs from now on.
     pub fn refuse_runs(&self) {
-        self.inner.draining.store(true, Ordering::Release);
+        self.inner.shared.draining.store(true, Ordering::Release);
     }
 
     /// Takes no new runs, lets active ones finish for `grace` and interrupts the rest. The store closes cleanly when the
@@ -576,13 +613,6 @@ impl Engine {
         }
     }
 
-    fn agent_of(&self, access: &Access, key: &CanonicalKey) -> Result<String, EngineError> {
-        match access.rules().owner(key) {
-            Some(agent) => Ok(agent.to_string()),
-            None => Err(KeyError::unknown_agent(key.agent().unwrap_or_default()).into()),
-        }
-    }
-
     fn is_main(&self, access: &Access, key: &CanonicalKey, agent: &str) -> bool {
         self.main_key(access, Some(agent)).is_ok_and(|main| main == *key)
     }
@@ -591,12 +621,13 @@ impl Engine {
         self.inner.registry.live(row.record.tenant(), row.record.id())
     }
 
-    fn view(&self, access: &Access, row: SessionRow) -> Result<SessionView, EngineError> {
+    fn view(&self, access: &Access, row: SessionRow) -> SessionView {
         let active_runs = self.live(&row).map(|live| live.runs()).unwrap_or_default();
         let SessionRow { record, mut meta, updated_at } = row;
-        let mut view = self.unborn(access, record.key())?;
+        let mut view = self.unborn(access, record.key());
         let open = matches!(meta.status, SessionStatus::Running | SessionStatus::Queued);
-        if open && active_runs.is_empty() {
+        let former = updated_at < self.inner.opened_at;
+        if open && active_runs.is_empty() && former {
             // A former process left the run open.
             meta.status = SessionStatus::Failed;
         } else if !open && !active_runs.is_empty() {
@@ -607,14 +638,14 @@ impl Engine {
         view.updated_at = Some(updated_at);
         view.meta = meta;
         view.active_runs = active_runs;
-        Ok(view)
+        view
     }
 
     /// The view of a session that does not exist yet. Sessions of agents that are no longer configured still show.
-    fn unborn(&self, access: &Access, key: &CanonicalKey) -> Result<SessionView, EngineError> {
-        let agent = self.agent_of(access, key).unwrap_or_else(|_| key.agent().unwrap_or_default().to_owned());
+    fn unborn(&self, access: &Access, key: &CanonicalKey) -> SessionView {
+        let agent = agent_of(access, key).unwrap_or_else(|_| key.agent().unwrap_or_default().to_owned());
         let model = &self.inner.shared.catalog.agent(&agent).model;
-        Ok(SessionView {
+        SessionView {
             key: key.clone(),
             is_main: self.is_main(access, key, &agent),
             generation: None,
@@ -625,12 +656,16 @@ impl Engine {
             model: model.names(),
             context_tokens: model.context_tokens(),
             agent,
-        })
+        }
     }
 }
 
-fn owned_by(key: &CanonicalKey, agent: &AgentId) -> bool {
-    key.agent() == Some(agent.as_str())
+/// The agent that answers in the session of this key.
+fn agent_of(access: &Access, key: &CanonicalKey) -> Result<String, EngineError> {
+    match access.rules().owner(key) {
+        Some(agent) => Ok(agent.to_string()),
+        None => Err(KeyError::unknown_agent(key.agent().unwrap_or_default()).into()),
+    }
 }
 
 /// Binds a run id to its request (isolation.md C4): call, session, generation and content.

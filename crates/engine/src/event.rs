@@ -21,7 +21,7 @@ pub struct SessionEvent {
     pub agent: String,
     /// The generation the event belongs to.
     pub generation: GenerationId,
-    /// The run it belongs to, and its place among that run's events, from 1.
+    /// The run it belongs to, and its place among that run's events: 0 is the input, the rest count from 1.
     pub run: Option<(RunId, u64)>,
     /// When it happened.
     pub at: UnixMillis,

@@ -46,15 +46,17 @@ struct Tenant {
 struct Seat {
     id: u64,
     access: Access,
-    interest: Interest,
+    interest: Mutex<Interest>,
     watched: Mutex<HashSet<CanonicalKey>>,
+    /// Buses it is on, so that leaving costs no walk over all the others.
+    joined: Mutex<Vec<Weak<Stops>>>,
     sink: Arc<dyn EventSink>,
 }
 
-/// The seats of one bus.
+/// The seats of one bus, by listener.
 #[derive(Default)]
 struct Stops {
-    seats: Mutex<Vec<Arc<Seat>>>,
+    seats: Mutex<HashMap<u64, Arc<Seat>>>,
 }
 
 /// The publishing end of one session's bus. Held by its actor; dropping it closes the bus.
@@ -93,25 +95,36 @@ impl Hub {
     pub(crate) fn listen(self: &Arc<Self>, access: Access, interest: Interest, sink: Arc<dyn EventSink>) -> Listener {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let tenant_id = access.tenant();
-        let seat = Arc::new(Seat { id, access, interest, watched: Mutex::default(), sink });
+        let seat = Arc::new(Seat {
+            id,
+            access,
+            interest: Mutex::new(interest),
+            watched: Mutex::default(),
+            joined: Mutex::default(),
+            sink,
+        });
         let mut tenants = lock(&self.tenants);
         let tenant = tenants.entry(tenant_id).or_default();
         if interest == Interest::Everything {
-            for (key, stops) in &tenant.buses {
-                if self.may_hear(&seat, key) {
-                    stops.add(&seat);
-                }
-            }
+            self.join_all(tenant, &seat);
         }
         tenant.listeners.insert(id, seat.clone());
         Listener { hub: Arc::downgrade(self), seat }
+    }
+
+    fn join_all(&self, tenant: &Tenant, seat: &Arc<Seat>) {
+        for (key, stops) in &tenant.buses {
+            if self.may_hear(seat, key) {
+                stops.add(seat);
+            }
+        }
     }
 
     fn may_hear(&self, seat: &Seat, key: &CanonicalKey) -> bool {
         seat.access.may_read(key, self.clock.now())
     }
 
-    fn with_bus(&self, seat: &Seat, key: &CanonicalKey, act: impl FnOnce(&Stops)) {
+    fn with_bus(&self, seat: &Seat, key: &CanonicalKey, act: impl FnOnce(&Arc<Stops>)) {
         let tenants = lock(&self.tenants);
         if let Some(stops) = tenants.get(&seat.access.tenant()).and_then(|tenant| tenant.buses.get(key)) {
             act(stops);
@@ -121,28 +134,36 @@ impl Hub {
 
 impl Seat {
     fn wants(&self, key: &CanonicalKey) -> bool {
-        self.interest == Interest::Everything || lock(&self.watched).contains(key)
+        *lock(&self.interest) == Interest::Everything || lock(&self.watched).contains(key)
     }
 }
 
 impl Stops {
-    fn add(&self, seat: &Arc<Seat>) {
-        let mut seats = lock(&self.seats);
-        if !seats.iter().any(|other| other.id == seat.id) {
-            seats.push(seat.clone());
+    fn add(self: &Arc<Self>, seat: &Arc<Seat>) {
+        if lock(&self.seats).insert(seat.id, seat.clone()).is_none() {
+            let mut joined = lock(&seat.joined);
+            // Closed buses are swept when the list would grow, so that it stays in proportion to the open ones.
+            if joined.len() == joined.capacity() {
+                joined.retain(|stops| stops.strong_count() > 0);
+            }
+            joined.push(Arc::downgrade(self));
         }
     }
 
     fn remove(&self, id: u64) {
-        lock(&self.seats).retain(|seat| seat.id != id);
+        lock(&self.seats).remove(&id);
     }
 }
 
 impl Bus {
-    /// Delivers the event to everybody on the bus.
+    /// Delivers the event to everybody on the bus who may read the session now: a grant may have ended since they met.
     pub(crate) fn publish(&self, event: &Arc<SessionEvent>) {
-        for seat in lock(&self.stops.seats).iter() {
-            seat.sink.deliver(event);
+        // No lock is held across a sink.
+        let seats: Vec<Arc<Seat>> = lock(&self.stops.seats).values().cloned().collect();
+        for seat in seats {
+            if seat.access.may_read(&self.key, event.at) {
+                seat.sink.deliver(event);
+            }
         }
     }
 }
@@ -175,18 +196,29 @@ impl Listener {
             }
             watched.insert(key.clone());
         }
-        if let Some(hub) = self.hub.upgrade() {
-            if hub.may_hear(&self.seat, key) {
-                hub.with_bus(&self.seat, key, |stops| stops.add(&self.seat));
-            }
+        if let Some(hub) = self.hub.upgrade()
+            && hub.may_hear(&self.seat, key)
+        {
+            hub.with_bus(&self.seat, key, |stops| stops.add(&self.seat));
         }
         true
+    }
+
+    /// Hears every session it may read from now on.
+    pub fn hear_everything(&self) {
+        *lock(&self.seat.interest) = Interest::Everything;
+        let Some(hub) = self.hub.upgrade() else { return };
+        let tenants = lock(&hub.tenants);
+        if let Some(tenant) = tenants.get(&self.seat.access.tenant()) {
+            hub.join_all(tenant, &self.seat);
+        }
     }
 
     /// Stops hearing it, unless everything is heard.
     pub fn unwatch(&self, key: &CanonicalKey) {
         lock(&self.seat.watched).remove(key);
-        if let (Interest::Watched, Some(hub)) = (self.seat.interest, self.hub.upgrade()) {
+        let interest = *lock(&self.seat.interest);
+        if let (Interest::Watched, Some(hub)) = (interest, self.hub.upgrade()) {
             hub.with_bus(&self.seat, key, |stops| stops.remove(self.seat.id));
         }
     }
@@ -195,10 +227,11 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let Some(hub) = self.hub.upgrade() else { return };
-        let mut tenants = lock(&hub.tenants);
-        if let Some(tenant) = tenants.get_mut(&self.seat.access.tenant()) {
+        if let Some(tenant) = lock(&hub.tenants).get_mut(&self.seat.access.tenant()) {
             tenant.listeners.remove(&self.seat.id);
-            for stops in tenant.buses.values() {
+        }
+        for stops in std::mem::take(&mut *lock(&self.seat.joined)) {
+            if let Some(stops) = stops.upgrade() {
                 stops.remove(self.seat.id);
             }
         }

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use watertight_core::ids::{SessionId, TenantId};
 
 use crate::actor::live::Live;
-use crate::actor::{Birth, MAX_QUEUED, Mail, Refused, Shared, Submission};
+use crate::actor::{Birth, MAX_QUEUED, Mail, Shared, Submission, Why};
 use crate::error::EngineError;
 
 /// Active sessions at the most; each holds a task and the tail of its transcript.
@@ -42,7 +42,7 @@ impl Registry {
                 }
                 // None, or one that died in a panic and could not say goodbye.
                 _ => {
-                    let (sender, mailbox) = mpsc::channel(MAX_QUEUED * 2);
+                    let (sender, mailbox) = mpsc::channel(MAX_QUEUED);
                     let live = Arc::new(Live::new(id.0, id.1));
                     actors.insert(id, Entry { sender, live: live.clone() });
                     let birth =
@@ -53,7 +53,7 @@ impl Registry {
             }
         };
         if let Err(mpsc::error::SendError(Mail::Submit(submission))) = sender.send(Mail::Submit(submission)).await {
-            submission.hand_back(Refused::Moved);
+            submission.hand_back(Why::Moved);
         }
     }
 

@@ -5,6 +5,7 @@ use watertight_core::key::CanonicalKey;
 use watertight_core::run::RunOptions;
 use watertight_core::transcript::Block;
 
+use crate::prompt;
 use crate::report::RunReport;
 
 /// Names a session, as a surface parsed it. Nothing here is believed: the key is resolved under the caller.
@@ -54,6 +55,13 @@ pub struct TurnRequest {
     pub surface: &'static str,
     /// The call it came by, such as `agent` or `chat.send`; the same run id by another call is a conflict.
     pub method: &'static str,
+}
+
+impl TurnRequest {
+    /// Size of the input's content.
+    pub(crate) fn bytes(&self) -> usize {
+        self.input.iter().map(prompt::block_size).sum()
+    }
 }
 
 /// A turn the gateway has acknowledged: its input is durable.

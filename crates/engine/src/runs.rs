@@ -20,8 +20,16 @@ type Ending = watch::Receiver<Option<Arc<RunReport>>>;
 #[derive(Default)]
 pub(crate) struct Runs {
     live: Mutex<HashMap<(RunSpace, RunId), Ending>>,
-    begun: Notify,
+    /// Runs somebody waits for that are not under way.
+    expected: Mutex<HashMap<(RunSpace, RunId), Arc<Notify>>>,
     ended: Notify,
+}
+
+/// Somebody waits for this run to begin.
+pub(crate) struct Expecting<'a> {
+    runs: &'a Runs,
+    name: (RunSpace, RunId),
+    begun: Arc<Notify>,
 }
 
 /// Held by the session's actor from the acceptance of a run to its end.
@@ -35,8 +43,10 @@ impl Runs {
     pub(crate) fn begin(self: &Arc<Self>, space: RunSpace, run: &RunId) -> LiveRun {
         let (ending, receiver) = watch::channel(None);
         let name = (space, run.clone());
-        self.lock().insert(name.clone(), receiver);
-        self.begun.notify_waiters();
+        lock(&self.live).insert(name.clone(), receiver);
+        if let Some(begun) = lock(&self.expected).get(&name) {
+            begun.notify_waiters();
+        }
         LiveRun { runs: self.clone(), name, ending }
     }
 
@@ -48,7 +58,7 @@ impl Runs {
         run: &RunId,
         limit: Option<Duration>,
     ) -> Result<Option<Arc<RunReport>>, Settled> {
-        let ending = self.lock().get(&(space, run.clone())).cloned();
+        let ending = lock(&self.live).get(&(space, run.clone())).cloned();
         let Some(mut ending) = ending else { return Err(Settled) };
         let ended = async { ending.wait_for(Option::is_some).await.map(|report| report.clone()) };
         match within(limit, ended).await {
@@ -58,9 +68,11 @@ impl Runs {
         }
     }
 
-    /// Resolves when the next run begins. Make it before looking, so that no beginning is missed.
-    pub(crate) fn next_begin(&self) -> Notified<'_> {
-        self.begun.notified()
+    /// Watches for the run's beginning. Make it before looking, so that the beginning is not missed.
+    pub(crate) fn expect(&self, space: RunSpace, run: &RunId) -> Expecting<'_> {
+        let name = (space, run.clone());
+        let begun = lock(&self.expected).entry(name.clone()).or_default().clone();
+        Expecting { runs: self, name, begun }
     }
 
     /// Returns when no run is under way, or `limit` has passed (false).
@@ -68,7 +80,7 @@ impl Runs {
         let quiet = async {
             loop {
                 let ended = self.ended.notified();
-                if self.lock().is_empty() {
+                if lock(&self.live).is_empty() {
                     return;
                 }
                 ended.await;
@@ -76,10 +88,27 @@ impl Runs {
         };
         within(Some(limit), quiet).await.is_some()
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(RunSpace, RunId), Ending>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+impl Expecting<'_> {
+    /// Resolves when the run begins; counts from the moment it is made.
+    pub(crate) fn begun(&self) -> Notified<'_> {
+        self.begun.notified()
     }
+}
+
+impl Drop for Expecting<'_> {
+    fn drop(&mut self) {
+        let mut expected = lock(&self.runs.expected);
+        // The map's and ours: nobody else waits.
+        if Arc::strong_count(&self.begun) <= 2 {
+            expected.remove(&self.name);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The run is not under way.
@@ -95,7 +124,7 @@ impl LiveRun {
 
 impl Drop for LiveRun {
     fn drop(&mut self) {
-        self.runs.lock().remove(&self.name);
+        lock(&self.runs.live).remove(&self.name);
         self.runs.ended.notify_waiters();
     }
 }

@@ -61,19 +61,8 @@ fn master_key(config: &Config, dir: &Path) -> Result<MasterKey, OpenError> {
         Some(text) => text.parse::<MasterKeySource>().map_err(|error| OpenError::Store(error.to_string()))?,
         None => MasterKeySource::File(dir.join("master.key")),
     };
-    if let MasterKeySource::File(path) = &source {
-        if !path.exists() {
-            if SqliteStore::exists(dir) {
-                return Err(OpenError::Store(format!(
-                    "the master key {} is missing, but a store exists in {}; put the key back (nothing was changed)",
-                    path.display(),
-                    dir.display()
-                )));
-            }
-            return MasterKey::create_file(path).map_err(|error| OpenError::Store(error.to_string()));
-        }
-    }
-    source.load().map_err(|error| OpenError::Store(error.to_string()))
+    // A missing key beside a store is never replaced: what the store holds would be lost for good.
+    source.load_or_create(!SqliteStore::exists(dir)).map_err(|error| OpenError::Store(error.to_string()))
 }
 
 /// Makes the tenant `default` and its operator's token. The file comes first: a crash in between leaves a token that

@@ -22,7 +22,7 @@ pub struct SessionView {
     pub created_at: Option<UnixMillis>,
     /// Its last write; none where it does not exist yet.
     pub updated_at: Option<UnixMillis>,
-    /// Runs that are active or waiting, oldest first.
+    /// Runs that are active or waiting, oldest first; also those that wait to be accepted behind a change of generation.
     pub active_runs: Vec<RunId>,
     /// Provider and model that answer in it now.
     pub model: (String, String),

@@ -68,8 +68,9 @@ pub(crate) fn is_near(url: &Url) -> bool {
 
 /// Keyed hashes of a session's names; what they are keyed with is not known here.
 pub trait SessionNames: Send + Sync {
-    /// The hashed names of the session; stable over restarts, different for every tenant.
-    fn hashed(&self, scope: &SessionScope) -> HashedNames;
+    /// The hashed names of the session; stable over restarts, different for every tenant. None when there is no key to
+    /// hash with: then nothing is sent.
+    fn hashed(&self, scope: &SessionScope) -> Option<HashedNames>;
 }
 
 /// What stands in for a session's names.
@@ -114,7 +115,7 @@ impl SessionNaming {
             HeaderMode::Off => return Vec::new(),
             HeaderMode::Raw => (visible_ascii(scope.key().as_str()), visible_ascii(scope.generation().as_str())),
             HeaderMode::Hashed => {
-                let names = self.names.hashed(scope);
+                let Some(names) = self.names.hashed(scope) else { return Vec::new() };
                 (visible_ascii(&names.key), visible_ascii(&names.generation))
             }
         };

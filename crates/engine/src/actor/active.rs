@@ -1,8 +1,10 @@
 //! The turn under way.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use watertight_core::SessionScope;
@@ -12,6 +14,7 @@ use watertight_core::session::{SessionMeta, SessionStatus};
 use watertight_core::transcript::{Block, EntryBody, Message, ModelRef, Provenance, StopReason, ToolCall, Usage};
 use watertight_core::turn::{Command, Effect, Ending, Turn, TurnLimits};
 use watertight_provider::{Answer, ModelEvent, ModelRequest, ModelStream, ProviderError};
+use watertight_store::StoreError;
 use watertight_store::model::{Batch, NewEntry, RunChange};
 
 use super::{Actor, DEFAULT_TIMEOUT, Queued, live, random_entry_id};
@@ -24,14 +27,24 @@ use crate::tools::{ToolContext, ToolOutput};
 
 /// Shortest time between two text events of one run (gateway-ws.md §3.1).
 const PACE: Duration = Duration::from_millis(75);
+/// Time between two attempts to store the end of a run on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A begun turn.
 pub(super) struct Active {
     pub(super) run: RunId,
+    /// Its input's entry.
+    pub(super) input: EntryId,
+    /// Size of its input's content.
+    pub(super) input_bytes: usize,
     pub(super) stream: Option<ModelStream>,
     pub(super) tools: JoinSet<ToolDone>,
     pub(super) flush_at: Option<Instant>,
     pub(super) deadline: Option<Instant>,
+    /// When to try again to store the end, where the disk was full.
+    pub(super) retry_at: Option<Instant>,
+    /// The end that is still to be stored.
+    closing: Option<(RunOutcome, Option<NewEntry>)>,
     scope: Arc<SessionScope>,
     turn: Turn,
     model: ModelChoice,
@@ -54,20 +67,13 @@ pub(super) struct Active {
 
 /// A tool call that has come back.
 pub(super) struct ToolDone {
-    /// None when the tool panicked.
-    call: Option<ToolCall>,
+    call: ToolCall,
     output: ToolOutput,
-}
-
-impl ToolDone {
-    pub(super) fn panicked() -> Self {
-        Self { call: None, output: ToolOutput { text: "The tool failed.".into(), is_error: true } }
-    }
 }
 
 impl Active {
     fn new(queued: Queued, now: UnixMillis) -> Self {
-        let Queued { scope, run, model, options, live } = queued;
+        let Queued { scope, run, input, input_bytes, model, options, live } = queued;
         let timeout = match options.timeout_ms {
             None => Some(DEFAULT_TIMEOUT),
             Some(0) => None,
@@ -75,11 +81,15 @@ impl Active {
         };
         Self {
             run,
+            input,
+            input_bytes,
             stream: None,
             tools: JoinSet::new(),
             flush_at: None,
             // An absurdly long limit is no limit.
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            retry_at: None,
+            closing: None,
             scope,
             turn: Turn::Queued,
             model,
@@ -103,7 +113,8 @@ impl Active {
     }
 
     fn entry(&self, message: Message, provenance: Provenance) -> NewEntry {
-        let body = EntryBody { message, provenance, parent: None, run: Some(self.run.clone()) };
+        let run = Some(self.run.clone());
+        let body = EntryBody { message, provenance, parent: None, run, turn: Some(self.input) };
         NewEntry { id: random_entry_id(), body }
     }
 
@@ -181,9 +192,11 @@ impl Actor {
             let message = format!("The transcript cannot be read: {error}.");
             return Box::pin(self.step(Command::CallFailed { kind, message })).await;
         }
-        let waiting = self.waiting_runs();
         let (Some(active), Some(recent)) = (&mut self.active, &self.recent) else { return };
-        let messages = prompt::messages(recent.entries(), &active.run, |run| !waiting.contains(run));
+        let Some(messages) = prompt::messages(recent.entries(), active.input) else {
+            let message = "The input is too far back in the session to be answered.".to_owned();
+            return Box::pin(self.step(Command::CallFailed { kind: FailureKind::Unknown, message })).await;
+        };
         let agent = self.shared.catalog.agent(&self.agent);
         let instructions = match (&agent.instructions, &active.options.extra_instructions) {
             (Some(agent), Some(extra)) => Some(format!("{agent}\n\n{extra}")),
@@ -296,6 +309,7 @@ impl Actor {
         if let Some(active) = &mut self.active {
             active.text.clear();
             active.shown = 0;
+            self.live.set_text("".into());
         }
         for effect in effects {
             if let Effect::RunTools(calls) = effect {
@@ -319,18 +333,18 @@ impl Actor {
                 now: self.shared.clock.now(),
             };
             let running = self.shared.broker.run(context, &call);
-            active.tools.spawn(async move { ToolDone { call: Some(call), output: running.await } });
+            // A panic is the tool's failure, not the session's.
+            let guarded = AssertUnwindSafe(running).catch_unwind();
+            active.tools.spawn(async move {
+                let failed = |_| ToolOutput { text: "The tool failed.".into(), is_error: true };
+                ToolDone { call, output: guarded.await.unwrap_or_else(failed) }
+            });
         }
     }
 
     pub(super) async fn on_tool(&mut self, done: ToolDone) {
         let Some(active) = &mut self.active else { return };
-        let call = match (done.call, &active.turn) {
-            (Some(call), _) => call,
-            // A panicking tool does not tell which call it was; with no tool left running it is the one still waiting.
-            (None, Turn::Tools { waiting, .. }) if active.tools.is_empty() && !waiting.is_empty() => waiting[0].clone(),
-            (None, _) => return,
-        };
+        let call = done.call;
         let content = done.output.content();
         let is_error = done.output.is_error;
         let entry = active.entry(
@@ -370,7 +384,16 @@ impl Actor {
             }
             Err(error) => {
                 self.cancel();
-                self.lose(format!("The gateway could not store the run's progress: {error}."));
+                let message = format!("The gateway could not store the run's progress: {error}.");
+                if error == StoreError::Full {
+                    if let Some(active) = &mut self.active {
+                        active.turn = Turn::Ended;
+                    }
+                    let outcome = RunOutcome::Failed { kind: FailureKind::Unknown, message };
+                    self.settle(outcome, None).await;
+                } else {
+                    self.lose(message);
+                }
                 false
             }
         }
@@ -439,14 +462,14 @@ impl Actor {
             let (provider, model) = active.model.names();
             (Some(provider), Some(model))
         };
-        meta.input_tokens += active.usage.prompt_tokens();
-        meta.output_tokens += active.usage.output;
+        meta.input_tokens = meta.input_tokens.saturating_add(active.usage.prompt_tokens());
+        meta.output_tokens = meta.output_tokens.saturating_add(active.usage.output);
         if active.last_usage != Usage::default() {
             meta.total_tokens = active.last_usage.prompt_tokens();
         }
         let batch = Batch {
             at: now,
-            entries: entry.into_iter().collect(),
+            entries: entry.clone().into_iter().collect(),
             runs: vec![active.end_change(&outcome)],
             meta: Some(meta),
             ..Batch::default()
@@ -457,7 +480,25 @@ impl Actor {
                 self.announce(&committed.entries);
                 self.conclude(outcome, now);
             }
+            // The run stays, its end unsaid, until the disk takes it: nothing behind it is lost.
+            Err(StoreError::Full) => {
+                tracing::warn!(session = %self.session.record.id(), "the disk is full; the end of a run waits");
+                if let Some(active) = &mut self.active {
+                    active.closing = Some((outcome, entry));
+                    active.deadline = None;
+                    active.retry_at = Some(Instant::now() + RETRY);
+                }
+            }
             Err(error) => self.lose(format!("The gateway could not store the end of the run: {error}.")),
+        }
+    }
+
+    /// Tries again to store the end of the run.
+    pub(super) async fn retry_close(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        active.retry_at = None;
+        if let Some((outcome, entry)) = active.closing.take() {
+            self.settle(outcome, entry).await;
         }
     }
 
@@ -497,18 +538,27 @@ impl Actor {
         self.conclude(outcome, now);
     }
 
-    /// Ends a run that never began.
-    pub(super) async fn end_queued(&mut self, queued: Queued, outcome: RunOutcome) {
+    /// Ends a run that never began. False when the disk was full: it goes on waiting.
+    pub(super) async fn end_queued(&mut self, queued: Queued, outcome: RunOutcome) -> bool {
         let batch = Batch {
             at: self.now(),
             runs: vec![RunChange::End { id: queued.run.clone(), outcome: outcome.clone() }],
             ..Batch::default()
         };
-        if let Err(error) = self.commit(&queued.scope, batch).await {
-            tracing::error!(session = %self.session.record.id(), "the end of a waiting run was not stored: {error}");
-            self.dying = true;
+        match self.commit(&queued.scope, batch).await {
+            Ok(_) => {}
+            Err(StoreError::Full) => {
+                self.queue.push_back(queued);
+                return false;
+            }
+            Err(error) => {
+                let session = self.session.record.id();
+                tracing::error!(%session, "the end of a waiting run was not stored: {error}");
+                self.dying = true;
+            }
         }
         self.conclude_queued(queued, outcome);
+        true
     }
 
     fn conclude_queued(&mut self, queued: Queued, outcome: RunOutcome) {
@@ -539,7 +589,7 @@ impl Actor {
         self.flush();
         let broken_off = self.active.as_ref().and_then(|active| active.broken_off(StopReason::Aborted, None));
         self.settle(RunOutcome::Interrupted, broken_off).await;
-        while let Some(queued) = self.queue.pop_front() {
+        for queued in std::mem::take(&mut self.queue) {
             self.end_queued(queued, RunOutcome::Interrupted).await;
         }
         self.abandon_all();
@@ -554,7 +604,7 @@ impl Actor {
             self.conclude_queued(queued, RunOutcome::Interrupted);
         }
         while let Some(submission) = self.parked.pop_front() {
-            submission.hand_back(super::Refused::Moved);
+            submission.hand_back(super::Why::Moved);
         }
         self.show_queue();
     }

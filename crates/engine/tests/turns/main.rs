@@ -1,5 +1,7 @@
 //! Turns over the real store and the built-in echo model.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod world;
 
 use std::time::Duration;
@@ -361,7 +363,9 @@ fn a_run_of_a_process_that_died_is_interrupted_at_the_next_start() {
     let first = runtime();
     let dir = first.block_on(async {
         let world = World::open().await;
-        world.engine.submit(&world.access, turn("k", "r1", "/echo hang"), |_| {}).await.unwrap();
+        let (sink, _listener) = world.listen(Interest::Everything);
+        world.engine.submit(&world.access, turn("k", "r1", "/echo slow 1000"), |_| {}).await.unwrap();
+        sink.wait(|event| matches!(event.kind, EventKind::Text { .. })).await;
         world.dir.clone()
     });
     // Every task is dropped where it stands; nothing is drained or closed.
@@ -432,4 +436,113 @@ async fn sessions_are_listed_latest_first_and_in_pages() {
     assert_eq!(rest.sessions.len(), 1);
     let newest = &page.sessions[0];
     assert!(page.sessions.iter().chain(&rest.sessions).all(|view| view.updated_at <= newest.updated_at));
+}
+
+#[tokio::test]
+async fn large_inputs_behind_a_turn_do_not_push_it_out_of_its_own_prompt() {
+    let world = World::open().await;
+    let large = "x".repeat(5 * 1024 * 1024);
+    world.engine.submit(&world.access, turn("k", "r1", "/echo slow 2"), |_| {}).await.unwrap();
+    for n in 2..5 {
+        world.engine.submit(&world.access, turn("k", &format!("r{n}"), &format!("{n} {large}")), |_| {}).await.unwrap();
+    }
+    for n in 2..5 {
+        let report = world.ended(&format!("r{n}")).await;
+        assert!(
+            report.text.starts_with(&format!("Echo: {n} ")),
+            "{}",
+            report.text.chars().take(40).collect::<String>()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_request_hears_of_its_run_whatever_stands_in_the_way_of_a_new_one() {
+    let world = World::open().await;
+    let mut first = turn("k", "r0", "/echo hang");
+    first.target.generation = GenerationChoice::NamesNew(generation("first"));
+    first.expect_generation = Some(generation("first"));
+    let repeat = first.clone();
+    first.expect_generation = None;
+    world.engine.submit(&world.access, first, |_| {}).await.unwrap();
+    for n in 1..=32 {
+        world.engine.submit(&world.access, turn("k", &format!("r{n}"), "x"), |_| {}).await.unwrap();
+    }
+    let again = world.engine.submit(&world.access, repeat, |_| {}).await.unwrap();
+    assert!(matches!(again.disposition, Disposition::InFlight), "not a full queue");
+    let again = world.engine.submit(&world.access, turn("k", "r9", "x"), |_| {}).await.unwrap();
+    assert!(matches!(again.disposition, Disposition::InFlight));
+    let mut unknown_model = turn("k", "r9", "x");
+    unknown_model.options.model = Some("no/such".into());
+    let again = world.engine.submit(&world.access, unknown_model, |_| {}).await.unwrap();
+    assert!(matches!(again.disposition, Disposition::InFlight));
+}
+
+#[tokio::test]
+async fn an_expected_generation_counts_when_the_turn_is_let_in() {
+    let world = World::open().await;
+    let mut first = turn("k", "r1", "/echo slow 20");
+    first.target.generation = GenerationChoice::NamesNew(generation("a"));
+    world.engine.submit(&world.access, first, |_| {}).await.unwrap();
+    let mut switching = turn("k", "r2", "second");
+    switching.target.generation = GenerationChoice::MakeLive(generation("b"));
+    let mut expects_the_old = turn("k", "r3", "third");
+    expects_the_old.expect_generation = Some(generation("a"));
+    let (switched, refused) = tokio::join!(world.engine.submit(&world.access, switching, |_| {}), async {
+        world.until_waiting("k", "r2").await;
+        world.engine.submit(&world.access, expects_the_old, |_| {}).await
+    });
+    assert_eq!(switched.unwrap().generation, generation("b"));
+    assert!(matches!(refused.unwrap_err(), EngineError::Changed(_)));
+}
+
+#[tokio::test]
+async fn an_abort_of_everything_reaches_turns_that_wait_to_be_accepted() {
+    let world = World::open().await;
+    world.engine.submit(&world.access, turn("k", "r1", "/echo hang"), |_| {}).await.unwrap();
+    let mut switching = turn("k", "r2", "second");
+    switching.target.generation = GenerationChoice::MakeLive(generation("b"));
+    let (refused, aborted) = tokio::join!(world.engine.submit(&world.access, switching, |_| {}), async {
+        world.until_waiting("k", "r2").await;
+        world.engine.abort(&world.access, &Target::of_key("k"), None, "rpc").await
+    });
+    assert_eq!(aborted.unwrap().runs, [RunId::parse("r1").unwrap()]);
+    assert!(matches!(refused.unwrap_err(), EngineError::Invalid(_)));
+    assert_eq!(world.history("k").await.total, 1, "the refused input was not stored");
+}
+
+#[tokio::test]
+async fn a_drain_lets_no_waiting_turn_in() {
+    let world = World::open().await;
+    world.engine.submit(&world.access, turn("k", "r1", "/echo hang"), |_| {}).await.unwrap();
+    let mut switching = turn("k", "r2", "second");
+    switching.target.generation = GenerationChoice::MakeLive(generation("b"));
+    let (refused, ()) = tokio::join!(world.engine.submit(&world.access, switching, |_| {}), async {
+        world.until_waiting("k", "r2").await;
+        world.engine.drain(Duration::ZERO).await;
+    });
+    assert!(matches!(refused.unwrap_err(), EngineError::Draining));
+}
+
+#[tokio::test]
+async fn a_narrowed_connection_does_not_hear_how_a_run_ended() {
+    let world = World::open().await;
+    world.engine.submit(&world.access, turn("k", "r1", "/echo slow 2"), |_| {}).await.unwrap();
+    let nobody = world.access_with(VerbSet::NONE).await;
+    let run = RunId::parse("r1").unwrap();
+    let (heard, own) = tokio::join!(world.engine.wait(&nobody, &run, Some(Duration::from_secs(2))), world.ended("r1"));
+    assert!(heard.unwrap().is_none());
+    assert!(!own.text.is_empty());
+    assert!(world.engine.wait(&nobody, &run, Some(Duration::ZERO)).await.unwrap().is_none(), "nor from the store");
+}
+
+#[tokio::test]
+async fn a_listener_may_widen_its_interest() {
+    let world = World::open().await;
+    let (sink, listener) = world.listen(Interest::Watched);
+    world.say("k", "unheard").await;
+    assert!(sink.seen().is_empty());
+    listener.hear_everything();
+    world.say("k", "heard").await;
+    assert!(!sink.seen().is_empty());
 }

@@ -1,5 +1,7 @@
 //! An engine in a directory of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -21,7 +23,7 @@ use watertight_engine::state_dir::StateDir;
 use watertight_engine::view::History;
 
 /// Longer than any turn here takes; reaching it is a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct World {
     pub(crate) engine: Engine,
@@ -73,6 +75,20 @@ impl World {
     pub(crate) async fn ended(&self, run: &str) -> Arc<RunReport> {
         let run = RunId::parse(run).unwrap();
         self.engine.wait(&self.access, &run, Some(PATIENCE)).await.unwrap().expect("the run ends")
+    }
+
+    /// Returns when the session shows the run among those that are active or waiting.
+    pub(crate) async fn until_waiting(&self, key: &str, run: &str) {
+        let run = RunId::parse(run).unwrap();
+        let shown = async {
+            loop {
+                let view = self.engine.describe(&self.access, &Target::of_key(key)).await.unwrap();
+                if view.is_some_and(|view| view.active_runs.contains(&run)) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, shown).await.expect("the run is shown");
     }
 
     pub(crate) async fn history(&self, key: &str) -> History {

@@ -18,12 +18,12 @@ use watertight_testkit::{MockProvider, PATIENCE};
 struct NamedByTenant;
 
 impl SessionNames for NamedByTenant {
-    fn hashed(&self, scope: &SessionScope) -> HashedNames {
+    fn hashed(&self, scope: &SessionScope) -> Option<HashedNames> {
         let byte = scope.tenant().as_bytes()[0];
-        HashedNames {
+        Some(HashedNames {
             key: format!("wt1_hash-of-tenant-{byte}"),
             generation: format!("wt1_generation-of-tenant-{byte}"),
-        }
+        })
     }
 }
 

@@ -209,6 +209,7 @@ mod tests {
                 provenance: Provenance::Gateway,
                 parent: None,
                 run: Some(RunId::parse("run-1").unwrap()),
+                turn: None,
             },
         }
     }
