@@ -345,27 +345,17 @@ impl Session<'_> {
         let mut next_presence = Instant::now();
         let mut pong_due: Option<Instant> = None;
         loop {
-            if outbox.is_closing() {
-                return Read::Closing;
-            }
             let backed_up = outbox.is_backed_up();
             tokio::select! {
-                message = stream.next(), if !backed_up => match message {
-                    Some(Ok(message)) => {
-                        pong_due = None;
-                        if let Some(end) = self.message(message).await {
-                            return end;
-                        }
-                    }
-                    Some(Err(error)) => match misread(&error, &Gate::default()) {
-                        End::With(frame) => {
-                            outbox.close(frame.code.into(), &frame.reason);
-                            return Read::Closing;
-                        }
-                        End::Gone | End::Silent => return Read::Gone,
-                    },
-                    None => return Read::Gone,
-                },
+                // In this order: a client that keeps sending cannot keep a closed connection open, and a ping is known
+                // to be written before its pong is read.
+                biased;
+                () = outbox.ended() => return Read::Closing,
+                () = &mut closing => {
+                    outbox.event("shutdown", &Shutdown { reason: "gateway stopping" }, Need::Required);
+                    outbox.close(close::RESTART, "service restart");
+                    return Read::Closing;
+                }
                 () = outbox.room(), if backed_up => {}
                 _ = ticks.tick() => {
                     outbox.event("tick", &Tick { ts: now().0 }, Need::Droppable);
@@ -384,11 +374,22 @@ impl Session<'_> {
                     next_presence = Instant::now() + timing.presence;
                     send_presence(self.gateway, self.client);
                 }
-                () = &mut closing => {
-                    outbox.event("shutdown", &Shutdown { reason: "gateway stopping" }, Need::Required);
-                    outbox.close(close::RESTART, "service restart");
-                    return Read::Closing;
-                }
+                message = stream.next(), if !backed_up => match message {
+                    Some(Ok(message)) => {
+                        pong_due = None;
+                        if let Some(end) = self.message(message).await {
+                            return end;
+                        }
+                    }
+                    Some(Err(error)) => match misread(&error, &Gate::default()) {
+                        End::With(frame) => {
+                            outbox.close(frame.code.into(), &frame.reason);
+                            return Read::Closing;
+                        }
+                        End::Gone | End::Silent => return Read::Gone,
+                    },
+                    None => return Read::Gone,
+                },
             }
         }
     }

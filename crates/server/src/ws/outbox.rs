@@ -83,6 +83,7 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     filled: Notify,
     drained: Notify,
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -134,6 +135,7 @@ impl Outbox {
             state.close(Some((close::POLICY, "slow consumer")), true);
             drop(state);
             self.filled.notify_one();
+            self.ended.notify_one();
             return Pushed::Skipped;
         }
         let frame = Event::numbered(name, &payload, state.last_seq, version);
@@ -172,6 +174,7 @@ impl Outbox {
     pub(crate) fn close(&self, code: u16, reason: &str) {
         self.lock().close(Some((code, reason)), false);
         self.filled.notify_one();
+        self.ended.notify_one();
     }
 
     /// Forgets what is queued: nobody will read it.
@@ -196,6 +199,13 @@ impl Outbox {
     /// Whether the end is queued, or written.
     pub(crate) fn is_closing(&self) -> bool {
         self.lock().closing
+    }
+
+    /// Completes once it is. For one waiter.
+    pub(crate) async fn ended(&self) {
+        while !self.is_closing() {
+            self.ended.notified().await;
+        }
     }
 
     /// The next item. Its bytes count until they are [`Self::sent`].

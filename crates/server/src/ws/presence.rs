@@ -106,18 +106,24 @@ impl Drop for Line<'_> {
 /// The line of a client.
 pub(crate) fn entry(client: &Client, scopes: &[String], conn_id: Uuid, now: UnixMillis) -> PresenceEntry {
     let mode = serde_json::to_value(client.mode).ok().and_then(|mode| mode.as_str().map(str::to_owned));
+    let shown = |text: &Option<String>| text.as_deref().map(shown);
     PresenceEntry {
-        host: client.display_name.clone(),
-        version: Some(client.version.clone()),
-        platform: Some(client.platform.clone()),
-        device_family: client.device_family.clone(),
-        model_identifier: client.model_identifier.clone(),
-        time_zone: client.time_zone.clone(),
+        host: shown(&client.display_name),
+        version: Some(self::shown(&client.version)),
+        platform: Some(self::shown(&client.platform)),
+        device_family: shown(&client.device_family),
+        model_identifier: shown(&client.model_identifier),
+        time_zone: shown(&client.time_zone),
         mode: mode.unwrap_or_default(),
         reason: "connect",
         ts: now.0,
         roles: vec!["operator"],
         scopes: scopes.to_vec(),
-        instance_id: Some(client.instance_id.clone().unwrap_or_else(|| conn_id.to_string())),
+        instance_id: Some(shown(&client.instance_id).unwrap_or_else(|| conn_id.to_string())),
     }
+}
+
+/// What a client says of itself goes to others: without control characters, and short.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
 }

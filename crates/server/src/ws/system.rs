@@ -69,14 +69,16 @@ pub(crate) fn models(call: &Call) -> Outcome {
 /// How we are, with the sessions this caller may see.
 pub(crate) async fn snapshot(gateway: &Gateway, access: &Access) -> Result<Health, EngineError> {
     let begun = Instant::now();
-    let mut agents = Vec::new();
-    for agent in gateway.engine.agents() {
-        let sessions = count(gateway, access, &agent.id).await?;
+    let all = summary(&latest(gateway, access, None).await?, now());
+    let views = gateway.engine.agents();
+    let only = views.len() == 1;
+    let mut agents = Vec::with_capacity(views.len());
+    for agent in views {
+        let sessions = if only { all.clone() } else { count(gateway, access, &agent.id).await? };
         agents.push(AgentSessions { id: agent.id, is_default: agent.is_default, sessions });
     }
-    let latest = latest(gateway, access, None).await?;
     let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Health::new(now().0, took, agents, summary(&latest, now())))
+    Ok(Health::new(now().0, took, agents, all))
 }
 
 async fn count(gateway: &Gateway, access: &Access, agent: &str) -> Result<SessionCount, EngineError> {

@@ -1,7 +1,10 @@
 //! Clients that do not read.
 
+use std::time::Duration;
+
 use serde_json::json;
 use watertight_server::ServerOptions;
+use watertight_server::options::Timing;
 
 use super::{chat, start};
 
@@ -21,6 +24,28 @@ async fn a_client_that_does_not_read_its_events_is_closed_and_holds_nobody_up() 
     let finals = stuck.events().iter().filter(|frame| frame["payload"]["state"] == "final").count();
     assert!(finals < 12, "it had everything");
     assert!(busy.request("health", json!({})).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_again_is_let_go_at_once() {
+    // Neither a tick nor a ping comes to its help: the overflow itself ends it.
+    let never = Duration::from_hours(1);
+    let timing = Timing { tick: never, ping: never, ..Timing::default() };
+    let server = start(ServerOptions { timing, ..ServerOptions::default() }).await;
+    let (stuck, busy) = (server.client().await, server.client().await);
+    let connections = async || {
+        let presence = busy.request("system-presence", json!({})).await.unwrap();
+        presence.as_array().unwrap().len() - 1
+    };
+    stuck.set_reading(false);
+    assert_eq!(connections().await, 2);
+    for n in 0..12 {
+        chat(&busy, &format!("agent:main:long-{n}"), "/echo long 1000000", &format!("r{n}")).await;
+        busy.take_events();
+    }
+    while connections().await == 2 {
+        busy.next_payload("presence", |_| true).await;
+    }
 }
 
 #[tokio::test]
