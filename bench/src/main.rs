@@ -47,7 +47,11 @@ fn main() -> Result<()> {
     anyhow::ensure!(binary.exists(), "{} does not exist; build it with: cargo build --release", binary.display());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let report = runtime.block_on(turns::measure(&binary, &options))?;
-    if options.json { print_json(&report) } else { print_table(&report) }
+    if options.json {
+        print_json(&report)
+    } else {
+        print_table(&report)
+    }
     Ok(())
 }
 
