@@ -23,7 +23,7 @@ use crate::fault::{Fault, ProviderError};
 use crate::model::{ModelEvent, ModelRequest};
 use crate::openai::Endpoint;
 use crate::openai::assemble::{Assembler, Told};
-use crate::openai::options::OpenAiOptions;
+use crate::openai::options::{OpenAiOptions, Timeouts};
 use crate::openai::retry::retry_after;
 use crate::openai::verdict;
 use crate::sse::{SseError, SseEvent, SseLimits, SseParser};
@@ -60,8 +60,32 @@ struct Streaming {
     assembler: Assembler,
     /// Raw bytes so far.
     bytes: usize,
+    deadlines: Deadlines,
+}
+
+/// Until when the next piece of a stream is waited for.
+struct Deadlines {
     /// When the first byte must be there; none once it was.
     first_byte_by: Option<Instant>,
+    /// When a complete answer is taken as it is, whatever still comes: set once, so that comments cannot put it off.
+    finish_by: Option<Instant>,
+}
+
+impl Deadlines {
+    fn new(first_byte_by: Instant) -> Self {
+        Self { first_byte_by: Some(first_byte_by), finish_by: None }
+    }
+
+    /// The next deadline, and how long was allowed for it.
+    fn next(&mut self, timeouts: &Timeouts, finished: bool, now: Instant) -> (Instant, Duration) {
+        if finished {
+            (*self.finish_by.get_or_insert(now + AFTER_FINISH), AFTER_FINISH)
+        } else if let Some(deadline) = self.first_byte_by {
+            (deadline, timeouts.first_byte)
+        } else {
+            (now + timeouts.idle, timeouts.idle)
+        }
+    }
 }
 
 /// What ended a call, and under which status.
@@ -129,7 +153,7 @@ impl Call {
                     parser: SseParser::new(SseLimits { line: limits.line, event: limits.answer }),
                     assembler,
                     bytes: 0,
-                    first_byte_by: Some(first_byte_by),
+                    deadlines: Deadlines::new(first_byte_by),
                 }));
                 Ok(())
             }
@@ -236,18 +260,19 @@ impl Call {
 impl Streaming {
     /// Takes the next piece of the stream; true when the answer is complete.
     async fn advance(&mut self, options: &OpenAiOptions, ready: &mut VecDeque<ModelEvent>) -> Result<bool, Told> {
-        let (deadline, limit) = match self.first_byte_by {
-            Some(deadline) => (deadline, options.timeouts.first_byte),
-            None if self.assembler.is_finished() => (Instant::now() + AFTER_FINISH, AFTER_FINISH),
-            None => (Instant::now() + options.timeouts.idle, options.timeouts.idle),
-        };
+        let (finished, now) = (self.assembler.is_finished(), Instant::now());
+        let (deadline, limit) = self.deadlines.next(&options.timeouts, finished, now);
+        // A piece that is there already is taken before a deadline that has passed.
+        if finished && now >= deadline {
+            return Ok(true);
+        }
         let piece = match next_piece(&mut self.response, deadline, limit).await {
             Ok(Some(piece)) => piece,
             Ok(None) => return self.end(ready),
-            Err(_) if self.assembler.is_finished() => return Ok(true),
+            Err(_) if finished => return Ok(true),
             Err(fault) => return Err(fault.into()),
         };
-        self.first_byte_by = None;
+        self.deadlines.first_byte_by = None;
         self.bytes = self.bytes.saturating_add(piece.len());
         if self.bytes > options.limits.stream {
             return Err(too_large(options.limits.stream, "stream"));
@@ -349,4 +374,27 @@ fn root_cause(error: &reqwest::Error) -> String {
         text = cause.to_string();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_complete_answer_does_not_put_its_end_off() {
+        let began = Instant::now();
+        let timeouts = Timeouts::default();
+        let mut deadlines = Deadlines::new(began + timeouts.first_byte);
+        assert_eq!(deadlines.next(&timeouts, false, began), (began + timeouts.first_byte, timeouts.first_byte));
+        deadlines.first_byte_by = None;
+        for seconds in [1, 2] {
+            let now = began + Duration::from_secs(seconds);
+            assert_eq!(deadlines.next(&timeouts, false, now), (now + timeouts.idle, timeouts.idle));
+        }
+        for seconds in [3, 4, 60] {
+            let now = began + Duration::from_secs(seconds);
+            let finish_by = began + Duration::from_secs(3) + AFTER_FINISH;
+            assert_eq!(deadlines.next(&timeouts, true, now), (finish_by, AFTER_FINISH), "after {seconds} seconds");
+        }
+    }
 }
