@@ -3,6 +3,10 @@
 //! Every request carries `x-openclaw-session-key` and `x-openclaw-session-id`, unless the entry's mode is
 //! [`HeaderMode::Off`]. A provider never sees two tenants under one name: of each entry, one tenant's keys at the
 //! most go out as they are, all others as a keyed hash.
+//!
+//! In raw mode bytes outside visible ASCII are escaped and `%` is not (decision 9), so under the `openclaw` key policy
+//! two keys of one tenant, such as `agent:main:incident 42` and `agent:main:incident%2042`, share the key header. The
+//! generation beside it differs: a provider keeps sessions apart by both headers, as our router does.
 
 use std::fmt;
 use std::sync::Arc;

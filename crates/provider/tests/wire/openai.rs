@@ -155,6 +155,19 @@ async fn only_the_entrys_own_tenant_goes_out_raw() {
 }
 
 #[tokio::test]
+async fn two_keys_that_escape_to_one_text_are_told_apart_by_the_generation() {
+    let mock = MockProvider::start().await;
+    let provider = Setup::new(&mock).provider();
+    for (key, generation) in [("agent:main:incident 42", "gen-1"), ("agent:main:incident%2042", "gen-2")] {
+        run(provider.call(&scope(tenant(1), key, generation), user("hi"))).await.1.unwrap();
+    }
+    let requests = mock.requests();
+    assert_eq!(requests[0].session_key(), Some("agent:main:incident%2042"));
+    assert_eq!(requests[1].session_key(), requests[0].session_key(), "decision 9: nothing is decoded, `%` stays");
+    assert_ne!(requests[1].session_id(), requests[0].session_id());
+}
+
+#[tokio::test]
 async fn hashed_hides_the_names_and_off_sends_none() {
     let mock = MockProvider::start().await;
     for mode in [HeaderMode::Hashed, HeaderMode::Off] {
