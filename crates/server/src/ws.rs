@@ -7,6 +7,7 @@
 //! * [`connection`]: the socket from challenge to close.
 //! * [`handshake`]: who is let in, and as what.
 //! * [`outbox`]: what waits to be written, and what happens when it piles up.
+//! * [`writer`]: from there to the socket.
 //! * [`presence`]: who is here.
 //!
 //! Requests:
@@ -39,6 +40,7 @@ mod sessions;
 mod system;
 pub(crate) mod upgrade;
 mod view;
+mod writer;
 
 use watertight_wire::openclaw::hello::AttachmentPolicy;
 

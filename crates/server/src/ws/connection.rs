@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -30,18 +30,16 @@ use super::feed::{self, Caps, Feed};
 use super::gate::{Gate, Gated};
 use super::handshake::{self, Refusal, Welcome};
 use super::origin::Page;
-use super::outbox::{HARD_LIMIT, Item, Load, Need, Outbox, close_frame};
+use super::outbox::{HARD_LIMIT, Need, Outbox, close_frame};
+use super::writer::{Broken, write};
 use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, presence, system, view};
 use crate::accept::Peer;
 use crate::gateway::{Gateway, Phase, now};
 
-type Socket = WebSocketStream<Gated<TokioIo<Upgraded>>>;
+pub(super) type Socket = WebSocketStream<Gated<TokioIo<Upgraded>>>;
 
 /// The capability of a client that hears runs only of the sessions it names.
 const SCOPED_EVENTS: &str = "session-scoped-events";
-
-/// Bytes handed to the socket before they are flushed together.
-const WRITE_BATCH: usize = 256 * 1024;
 
 /// Serves a socket to its end.
 pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: TokioIo<Upgraded>) {
@@ -267,54 +265,6 @@ fn send_presence(gateway: &Gateway, client: &Client) {
     let version = StateVersion { presence: gateway.roll.version(), health: 0 };
     let presence = Presence { presence: gateway.roll.list(&client.access) };
     client.outbox.versioned_event("presence", &presence, Need::Droppable, Some(version));
-}
-
-/// The socket cannot be written to any more.
-struct Broken;
-
-/// Writes until the close frame is out.
-async fn write(
-    outbox: &Outbox,
-    sink: &mut SplitSink<Socket, Message>,
-    ping_written: &watch::Sender<Option<Instant>>,
-) -> Result<(), Broken> {
-    loop {
-        let mut next = Some(outbox.next().await);
-        let mut load = Load::default();
-        let mut pinged = false;
-        let mut closed = false;
-        while let Some(item) = next.take() {
-            load.add(&item);
-            let message = match item {
-                Item::Event(text) | Item::Response(text) => Message::Text(text),
-                Item::Ping => {
-                    pinged = true;
-                    Message::Ping(Vec::new().into())
-                }
-                Item::Close(frame) => {
-                    closed = true;
-                    Message::Close(frame)
-                }
-            };
-            sink.feed(message).await.map_err(|_| Broken)?;
-            if !closed && load.bytes() < WRITE_BATCH {
-                next = outbox.try_next();
-            }
-        }
-        match sink.flush().await {
-            Ok(()) => {}
-            // Said once the close handshake is complete.
-            Err(Error::ConnectionClosed) if closed => {}
-            Err(_) => return Err(Broken),
-        }
-        outbox.sent(load);
-        if pinged {
-            ping_written.send_replace(Some(Instant::now()));
-        }
-        if closed {
-            return Ok(());
-        }
-    }
 }
 
 /// Why reading stopped.
