@@ -5,6 +5,7 @@
 //! * [`agent`]: one turn, over a gateway or in this process.
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
+//! * [`memory`]: keeps secrets out of core dumps.
 //! * [`signals`], [`logging`].
 
 mod agent;
@@ -12,6 +13,7 @@ mod args;
 mod failure;
 mod home;
 mod logging;
+mod memory;
 mod serve;
 mod signals;
 
@@ -38,6 +40,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let home = Home::find(&cli.global)?;
     let default_level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
     logging::start(cli.global.log.as_deref(), default_level)?;
+    memory::guard();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -36,6 +36,8 @@ pub(super) async fn run(listener: TcpListener, state: Arc<State>, stop: Cancella
                 Err(_) => continue,
             },
         };
+        // Chunks go out as they come, as those of a real provider do; else each waits for the last one's acknowledgement.
+        let _ = socket.set_nodelay(true);
         let connection = connections.fetch_add(1, Ordering::Relaxed);
         let (state, stop) = (Arc::clone(&state), stop.clone());
         tokio::spawn(async move {
