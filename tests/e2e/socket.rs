@@ -14,7 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One connection and everything it received.
 pub(crate) struct Socket {
-    inner: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    inner: Box<WebSocketStream<MaybeTlsStream<TcpStream>>>,
     /// Every frame received so far, in order.
     pub(crate) log: Vec<Value>,
     taken: Vec<bool>,
@@ -71,7 +71,7 @@ impl Socket {
             .await
             .expect("the gateway answers in time")
             .expect("the gateway accepts the connection");
-        Self { inner, log: Vec::new(), taken: Vec::new(), next_id: 0 }
+        Self { inner: Box::new(inner), log: Vec::new(), taken: Vec::new(), next_id: 0 }
     }
 
     /// Opens a connection and says hello with `scopes`; answers the whole hello response.
