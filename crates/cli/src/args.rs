@@ -47,6 +47,24 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Send one message to a session and print the answer
     Agent(Box<AgentArgs>),
+    /// Look at the configured agents
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+}
+
+/// `watertight agents`.
+#[derive(Subcommand)]
+pub(crate) enum AgentsCommand {
+    /// List the agents of the configuration, with their models
+    List(AgentsListArgs),
+}
+
+/// `watertight agents list`.
+#[derive(Args)]
+pub(crate) struct AgentsListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `watertight serve`.

@@ -3,12 +3,14 @@
 //! * [`args`]: the command line.
 //! * [`serve`]: the gateway.
 //! * [`agent`]: one turn, over a gateway or in this process.
+//! * [`agents`]: the configured agents.
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
 //! * [`memory`]: keeps secrets out of core dumps.
 //! * [`signals`], [`logging`].
 
 mod agent;
+mod agents;
 mod args;
 mod failure;
 mod home;
@@ -23,7 +25,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::args::{Cli, Command, PROGRAM};
+use crate::args::{AgentsCommand, Cli, Command, PROGRAM};
 use crate::failure::Failure;
 use crate::home::Home;
 
@@ -48,6 +50,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(args) => runtime.block_on(serve::run(&home, &args)).map_err(Failure::from),
         Command::Agent(args) => agent::run(&runtime, &home, &args),
+        Command::Agents(AgentsCommand::List(args)) => agents::list(&home, &args).map_err(Failure::from),
     }
 }
 
@@ -60,7 +63,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         };
     }
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let command = ["serve", "agent"].into_iter().find(|name| words.iter().any(|word| word == name));
+    let command = ["serve", "agents", "agent"].into_iter().find(|name| words.iter().any(|word| word == name));
     let help = command.map_or(format!("{PROGRAM} --help"), |name| format!("{PROGRAM} {name} --help"));
     let message = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) if option.starts_with('-') => {

@@ -1,5 +1,6 @@
 //! The command line, case by case, over the built program.
 //!
+//! * [`agents`]: what an unknown agent points to.
 //! * [`help`]: help texts, version, wrong command lines.
 //! * [`selection`]: which session a command names; what is refused before any dispatch, and in which order.
 //! * [`message`]: where the text comes from.
@@ -14,6 +15,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agents;
 mod command;
 mod connection;
 mod fake_gateway;
