@@ -238,7 +238,7 @@ pub struct Steward {
 }
 
 impl Steward {
-    /// Called by the keystore after the master key has opened it.
+    /// Called by `engine::steward` after the master key has opened the keystore.
     pub fn from_opened_keystore() -> Self {
         Self { _private: () }
     }

@@ -48,7 +48,7 @@ pub enum Turn {
 pub enum Command {
     /// The session's writer took the run.
     Claim,
-    /// The model answered; the answer is durable.
+    /// The model answered; the answer is stored together with what follows from it, and before that is carried out.
     Answered {
         /// Why it stopped.
         stop: StopReason,

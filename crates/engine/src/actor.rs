@@ -1,31 +1,38 @@
 //! One task per active session. It alone writes the session, runs one turn at a time and publishes what happens.
 //!
-//! * `actor` (here): the mailbox, acceptance, the queue, retirement.
-//! * `active`: the turn under way: the model's stream, tools, coalesced deltas, its end.
+//! * `actor` (here): its state, the loop, the queue, commits, what it publishes.
+//! * `mail`: what it is asked.
+//! * `birth`: its start and end.
+//! * `acceptance`: letting turns in.
+//! * `active`: the turn under way: the model's stream, tools, coalesced deltas.
+//! * `ending`: how turns end.
 //! * `recent`: the newest entries, for prompts.
 //! * `live`: what others may see of the session without asking the actor.
 
+mod acceptance;
 mod active;
+pub(crate) mod birth;
+mod ending;
 pub(crate) mod live;
+pub(crate) mod mail;
 mod recent;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use watertight_core::SessionScope;
-use watertight_core::ids::{EntryId, GenerationId, RunId, UnixMillis};
+use watertight_core::ids::{EntryId, RunId, UnixMillis};
 use watertight_core::run::{RunOptions, RunOutcome};
-use watertight_core::session::SessionStatus;
-use watertight_core::transcript::{Entry, EntryBody, Message, Provenance};
+use watertight_core::transcript::Entry;
 use watertight_provider::{ModelEvent, ProviderError};
-use watertight_store::model::{Batch, Committed, NewEntry, OpenSession, RunChange, Switch};
+use watertight_store::model::{Batch, Committed, OpenSession};
 use watertight_store::{Store, StoreError};
 
 use crate::catalog::{Catalog, ModelChoice};
@@ -35,13 +42,13 @@ use crate::event::{EventKind, SessionEvent};
 use crate::hub::{Bus, Hub};
 use crate::prompt;
 use crate::registry::Registry;
-use crate::request::{Accepted, Disposition, GenerationChoice, TurnRequest};
-use crate::runs::{LiveRun, RunSpace, Runs};
+use crate::runs::{LiveRun, Runs};
 use crate::tools::Broker;
 use crate::transcript::{self, Extent};
 use crate::view::SessionView;
 use active::{Active, ToolDone};
 use live::Live;
+use mail::{Mail, Submission};
 use recent::Recent;
 
 /// Runs that may wait in one session (isolation.md §2.10).
@@ -67,43 +74,6 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     /// Cancelled when active runs must end now.
     pub(crate) stop: CancellationToken,
-}
-
-/// What an actor is asked.
-pub(crate) enum Mail {
-    /// Accept a turn.
-    Submit(Box<Submission>),
-    /// End one run, or all; answers with those that were not over yet.
-    Abort { run: Option<RunId>, reason: String, reply: oneshot::Sender<Vec<RunId>> },
-}
-
-/// A turn on its way to the actor.
-pub(crate) struct Submission {
-    pub(crate) scope: SessionScope,
-    pub(crate) space: RunSpace,
-    pub(crate) agent: String,
-    pub(crate) is_main: bool,
-    pub(crate) model: ModelChoice,
-    pub(crate) digest: [u8; 32],
-    pub(crate) request: TurnRequest,
-    pub(crate) acknowledge: Box<dyn FnOnce(&Accepted) + Send>,
-    pub(crate) reply: oneshot::Sender<Result<Accepted, Refused>>,
-}
-
-/// Why a submission was not accepted here.
-pub(crate) enum Why {
-    /// The session is not what the scope says any more, or the actor retired: admit it anew.
-    Moved,
-    /// The principal used the run id before: compare.
-    Known,
-    /// No; unless the run id was used before.
-    No(EngineError),
-}
-
-/// A submission that comes back.
-pub(crate) struct Refused {
-    pub(crate) why: Why,
-    pub(crate) submission: Box<Submission>,
 }
 
 /// An accepted turn that has not begun.
@@ -153,80 +123,6 @@ enum Wake {
     Expired,
     Idle,
     Stop,
-}
-
-/// What an actor starts from.
-pub(crate) struct Birth {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) mailbox: mpsc::Receiver<Mail>,
-    pub(crate) live: Arc<Live>,
-    pub(crate) first: Box<Submission>,
-}
-
-impl Birth {
-    /// The actor's life.
-    pub(crate) async fn live(self) {
-        let Self { shared, registry, mut mailbox, live, first } = self;
-        // Also when the actor panics: a session that looks alive but answers nobody would be worse.
-        let place = Place { registry: registry.clone(), live: live.clone() };
-        let session = match shared.store.open_session(&first.scope).await {
-            Ok(session) => session,
-            Err(error) => {
-                drop(place);
-                mailbox.close();
-                refuse(first, &error);
-                while let Some(mail) = mailbox.recv().await {
-                    if let Mail::Submit(submission) = mail {
-                        refuse(submission, &error);
-                    }
-                }
-                return;
-            }
-        };
-        let Ok(scope) = first.scope.renewed(&session.record) else {
-            drop(place);
-            first.hand_back(Why::Moved);
-            return give_back(mailbox).await;
-        };
-        let mut actor = Actor {
-            shared,
-            registry,
-            mailbox,
-            live,
-            scope: Arc::new(scope),
-            agent: first.agent.clone(),
-            is_main: first.is_main,
-            session,
-            bus: None,
-            event_seq: 0,
-            recent: None,
-            active: None,
-            queue: VecDeque::new(),
-            parked: VecDeque::new(),
-            dying: false,
-        };
-        actor.on_submit(first).await;
-        // A draft whose first turn was refused has no row: there is nothing to stay for.
-        if !(actor.bus.is_none() && actor.session.record.is_draft()) {
-            actor.work().await;
-        }
-        let Actor { mailbox, .. } = actor;
-        drop(place);
-        give_back(mailbox).await;
-    }
-}
-
-/// The actor's place in the registry.
-struct Place {
-    registry: Arc<Registry>,
-    live: Arc<Live>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.registry.remove(&self.live);
-    }
 }
 
 impl Actor {
@@ -297,129 +193,6 @@ impl Actor {
             () = due(deadline) => Wake::Expired,
             () = sleep_until(idle_at), if idle => Wake::Idle,
         }
-    }
-
-    async fn on_submit(&mut self, submission: Box<Submission>) {
-        let request = &submission.request;
-        let waiting = self.queue.len() + self.parked.len();
-        let parked_bytes: usize = self.parked.iter().map(|parked| parked.request.bytes()).sum();
-        if waiting >= MAX_QUEUED || parked_bytes + request.bytes() > MAX_PARKED_BYTES {
-            return submission.refuse(EngineError::QueueFull(waiting));
-        }
-        let busy = self.active.is_some() || !self.queue.is_empty();
-        if !self.parked.is_empty() || (busy && self.switch_of(request).is_some()) {
-            self.parked.push_back(submission);
-            return self.show_queue();
-        }
-        self.accept(submission).await;
-    }
-
-    /// The generation the request makes live, where that is another than the live one.
-    fn switch_of(&self, request: &TurnRequest) -> Option<GenerationId> {
-        match &request.target.generation {
-            GenerationChoice::MakeLive(wanted) if wanted != self.session.record.generation() => Some(wanted.clone()),
-            _ => None,
-        }
-    }
-
-    /// Makes the input durable, acknowledges it, and queues the run.
-    async fn accept(&mut self, submission: Box<Submission>) {
-        let Ok(scope) = submission.scope.renewed(&self.session.record) else {
-            return submission.refuse(EngineError::NoSession(self.session.record.key().to_string()));
-        };
-        if self.shared.draining.load(Ordering::Acquire) {
-            return submission.refuse(EngineError::Draining);
-        }
-        let request = &submission.request;
-        if let Some(expected) = &request.expect_generation
-            && expected != self.session.record.generation()
-        {
-            return submission.refuse(EngineError::Changed(self.session.record.key().to_string()));
-        }
-        let input = random_entry_id();
-        let entry = NewEntry {
-            id: input,
-            body: EntryBody {
-                message: Message::User { content: request.input.clone() },
-                provenance: Provenance::Caller { principal: scope.principal(), surface: request.surface.to_owned() },
-                parent: None,
-                run: Some(request.run.clone()),
-                turn: Some(input),
-            },
-        };
-        let switch = self.switch_of(request).map(|to| Switch { to });
-        let now = self.shared.clock.now();
-        let mut meta = self.session.meta.clone();
-        if switch.is_some() {
-            meta.previous_generation = Some(self.session.record.generation().clone());
-            (meta.input_tokens, meta.output_tokens, meta.total_tokens) = (0, 0, 0);
-        }
-        meta.last_interaction_at = Some(now);
-        live::describe_message(&mut meta, &entry.body.message);
-        if self.active.is_none() && self.queue.is_empty() {
-            meta.status = SessionStatus::Queued;
-        }
-        let batch = Batch {
-            at: now,
-            switch,
-            entries: vec![entry],
-            runs: vec![RunChange::Accept {
-                id: request.run.clone(),
-                digest: submission.digest,
-                input,
-                options: request.options.clone(),
-            }],
-            meta: Some(meta),
-        };
-        let switched = batch.switch.is_some();
-        let committed = match self.commit(&scope, batch).await {
-            Ok(committed) => committed,
-            Err(StoreError::RunExists) => {
-                return submission.hand_back(Why::Known);
-            }
-            Err(StoreError::KeyTaken | StoreError::StaleLease | StoreError::SessionChanged) => {
-                self.dying = true;
-                return submission.hand_back(Why::Moved);
-            }
-            Err(error) => return submission.refuse(error.into()),
-        };
-        let Ok(scope) = scope.renewed(&committed.record) else {
-            self.dying = true;
-            return submission.hand_back(Why::Moved);
-        };
-        if switched {
-            self.recent = None;
-        }
-        if (self.scope.is_draft() || switched)
-            && let Ok(renewed) = self.scope.renewed(&committed.record)
-        {
-            self.scope = Arc::new(renewed);
-        }
-        let Submission { space, request, model, acknowledge, reply, .. } = *submission;
-        let accepted = Accepted {
-            run: request.run.clone(),
-            key: committed.record.key().clone(),
-            agent: self.agent.clone(),
-            generation: committed.record.generation().clone(),
-            input,
-            message_seq: committed.entries.first().map(|entry| entry.message_seq),
-            at: now,
-            disposition: Disposition::Started,
-        };
-        let live = self.shared.runs.begin(space, &request.run);
-        self.queue.push_back(Queued {
-            scope: Arc::new(scope),
-            run: request.run.clone(),
-            input,
-            input_bytes: request.bytes(),
-            model,
-            options: request.options,
-            live,
-        });
-        self.show_queue();
-        acknowledge(&accepted);
-        self.publish_entries(&committed.entries, Some((&request.run, 0)));
-        let _ = reply.send(Ok(accepted));
     }
 
     /// Starts the next queued turn. A quiet session lets in the first parked turn and all behind it up to the next
@@ -566,38 +339,6 @@ impl Actor {
 
     fn now(&self) -> UnixMillis {
         self.shared.clock.now()
-    }
-}
-
-impl Submission {
-    pub(crate) fn refuse(self: Box<Self>, error: EngineError) {
-        self.hand_back(Why::No(error));
-    }
-
-    pub(crate) fn hand_back(mut self: Box<Self>, why: Why) {
-        // The submission travels through its own reply channel; whoever takes it makes a new one.
-        let reply = std::mem::replace(&mut self.reply, oneshot::channel().0);
-        let _ = reply.send(Err(Refused { why, submission: self }));
-    }
-}
-
-fn refuse(submission: Box<Submission>, error: &StoreError) {
-    match error {
-        StoreError::KeyTaken | StoreError::StaleLease | StoreError::SessionChanged => submission.hand_back(Why::Moved),
-        error => submission.refuse(error.clone().into()),
-    }
-}
-
-/// Empties the mailbox of an actor that takes no more.
-async fn give_back(mut mailbox: mpsc::Receiver<Mail>) {
-    mailbox.close();
-    while let Some(mail) = mailbox.recv().await {
-        match mail {
-            Mail::Submit(submission) => submission.hand_back(Why::Moved),
-            Mail::Abort { reply, .. } => {
-                let _ = reply.send(Vec::new());
-            }
-        }
     }
 }
 

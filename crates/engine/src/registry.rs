@@ -7,8 +7,10 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use watertight_core::ids::{SessionId, TenantId};
 
+use crate::actor::birth::Birth;
 use crate::actor::live::Live;
-use crate::actor::{Birth, MAX_QUEUED, Mail, Shared, Submission, Why};
+use crate::actor::mail::{Mail, Submission, Why};
+use crate::actor::{MAX_QUEUED, Shared};
 use crate::error::EngineError;
 
 /// Active sessions at the most; each holds a task and the tail of its transcript.

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use watertight_core::SessionScope;
 use watertight_core::ids::{EntryId, RunId, UnixMillis};
 use watertight_core::run::{FailureKind, RunOptions, RunOutcome, RunState};
-use watertight_core::session::{SessionMeta, SessionStatus};
+use watertight_core::session::SessionStatus;
 use watertight_core::transcript::{Block, EntryBody, Message, ModelRef, Provenance, StopReason, ToolCall, Usage};
-use watertight_core::turn::{Command, Effect, Ending, Turn, TurnLimits};
+use watertight_core::turn::{Command, Effect, Turn, TurnLimits};
 use watertight_provider::{Answer, ModelEvent, ModelRequest, ModelStream, ProviderError};
 use watertight_store::StoreError;
 use watertight_store::model::{Batch, NewEntry, RunChange};
@@ -21,14 +21,11 @@ use super::{Actor, DEFAULT_TIMEOUT, Queued, live, random_entry_id};
 use crate::catalog::ModelChoice;
 use crate::event::EventKind;
 use crate::prompt;
-use crate::report::RunReport;
 use crate::runs::LiveRun;
 use crate::tools::{ToolContext, ToolOutput};
 
 /// Shortest time between two text events of one run (gateway-ws.md §3.1).
 const PACE: Duration = Duration::from_millis(75);
-/// Time between two attempts to store the end of a run on a full disk.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// A begun turn.
 pub(super) struct Active {
@@ -44,25 +41,25 @@ pub(super) struct Active {
     /// When to try again to store the end, where the disk was full.
     pub(super) retry_at: Option<Instant>,
     /// The end that is still to be stored.
-    closing: Option<(RunOutcome, Option<NewEntry>)>,
-    scope: Arc<SessionScope>,
-    turn: Turn,
-    model: ModelChoice,
+    pub(super) closing: Option<(RunOutcome, Option<NewEntry>)>,
+    pub(super) scope: Arc<SessionScope>,
+    pub(super) turn: Turn,
+    pub(super) model: ModelChoice,
     options: RunOptions,
-    live: LiveRun,
-    started_at: UnixMillis,
+    pub(super) live: LiveRun,
+    pub(super) started_at: UnixMillis,
     /// Events of this run so far.
     events: u64,
     /// Text since the run's last durable entry.
-    text: String,
+    pub(super) text: String,
     /// How much of `text` has been published.
     shown: usize,
     thinking: String,
     last_flush: Option<Instant>,
     /// The HTTP status of the failed call.
-    provider_status: Option<u16>,
-    usage: Usage,
-    last_usage: Usage,
+    pub(super) provider_status: Option<u16>,
+    pub(super) usage: Usage,
+    pub(super) last_usage: Usage,
 }
 
 /// A tool call that has come back.
@@ -107,7 +104,7 @@ impl Active {
         }
     }
 
-    fn model_ref(&self) -> ModelRef {
+    pub(super) fn model_ref(&self) -> ModelRef {
         let (provider, model) = self.model.names();
         ModelRef { provider, model }
     }
@@ -119,7 +116,7 @@ impl Active {
     }
 
     /// What has been said so far, as an entry that says it broke off.
-    fn broken_off(&self, stop: StopReason, error: Option<String>) -> Option<NewEntry> {
+    pub(super) fn broken_off(&self, stop: StopReason, error: Option<String>) -> Option<NewEntry> {
         if self.text.is_empty() {
             return None;
         }
@@ -133,7 +130,7 @@ impl Active {
         Some(self.entry(message, Provenance::Model))
     }
 
-    fn end_change(&self, outcome: &RunOutcome) -> RunChange {
+    pub(super) fn end_change(&self, outcome: &RunOutcome) -> RunChange {
         RunChange::End { id: self.run.clone(), outcome: outcome.clone() }
     }
 }
@@ -162,7 +159,7 @@ impl Actor {
     }
 
     /// Publishes an event of the active run.
-    fn tell(&mut self, kind: EventKind) {
+    pub(super) fn tell(&mut self, kind: EventKind) {
         if let Some(active) = &mut self.active {
             active.events += 1;
             let run = (active.run.clone(), active.events);
@@ -399,14 +396,14 @@ impl Actor {
         }
     }
 
-    fn announce(&mut self, entries: &[watertight_core::transcript::Entry]) {
+    pub(super) fn announce(&mut self, entries: &[watertight_core::transcript::Entry]) {
         let session = self.view();
         for entry in entries {
             self.tell(EventKind::Entry { entry: Arc::new(entry.clone()), session: session.clone() });
         }
     }
 
-    fn cancel(&mut self) {
+    pub(super) fn cancel(&mut self) {
         if let Some(active) = &mut self.active {
             active.stream = None;
             active.tools.abort_all();
@@ -426,198 +423,4 @@ impl Actor {
         self.step(Command::Abort { reason: reason.to_owned() }).await;
         Some(run)
     }
-
-    async fn finish(&mut self, ending: Ending) {
-        self.flush();
-        let broken_off = self.active.as_ref().and_then(|active| match &ending {
-            Ending::Completed { .. } => None,
-            Ending::Failed { message, .. } => active.broken_off(StopReason::Error, Some(message.clone())),
-            Ending::Aborted { .. } => active.broken_off(StopReason::Aborted, None),
-            Ending::TimedOut => active.broken_off(StopReason::Aborted, Some("The run hit its time limit.".into())),
-        });
-        self.close(ending, broken_off).await;
-    }
-
-    /// Stores the end of the run with its last entry, then announces both.
-    async fn close(&mut self, ending: Ending, entry: Option<NewEntry>) {
-        let answer = entry.as_ref().map_or(EntryId::from_bytes([0; 16]), |entry| entry.id);
-        let outcome = match ending {
-            Ending::Completed { stop } => RunOutcome::Completed { stop, answer },
-            Ending::Failed { kind, message } => RunOutcome::Failed { kind, message },
-            Ending::Aborted { reason } => RunOutcome::Aborted { reason },
-            Ending::TimedOut => RunOutcome::TimedOut,
-        };
-        self.settle(outcome, entry).await;
-    }
-
-    async fn settle(&mut self, outcome: RunOutcome, entry: Option<NewEntry>) {
-        let Some(active) = &self.active else { return };
-        let now = self.now();
-        let mut meta = self.session.meta.clone();
-        describe_end(&mut meta, &outcome, now);
-        if let Some(entry) = &entry {
-            live::describe_message(&mut meta, &entry.body.message);
-        }
-        (meta.model_provider, meta.model) = {
-            let (provider, model) = active.model.names();
-            (Some(provider), Some(model))
-        };
-        meta.input_tokens = meta.input_tokens.saturating_add(active.usage.prompt_tokens());
-        meta.output_tokens = meta.output_tokens.saturating_add(active.usage.output);
-        if active.last_usage != Usage::default() {
-            meta.total_tokens = active.last_usage.prompt_tokens();
-        }
-        let batch = Batch {
-            at: now,
-            entries: entry.clone().into_iter().collect(),
-            runs: vec![active.end_change(&outcome)],
-            meta: Some(meta),
-            ..Batch::default()
-        };
-        let scope = active.scope.clone();
-        match self.commit(&scope, batch).await {
-            Ok(committed) => {
-                self.announce(&committed.entries);
-                self.conclude(outcome, now);
-            }
-            // The run stays, its end unsaid, until the disk takes it: nothing behind it is lost.
-            Err(StoreError::Full) => {
-                tracing::warn!(session = %self.session.record.id(), "the disk is full; the end of a run waits");
-                if let Some(active) = &mut self.active {
-                    active.closing = Some((outcome, entry));
-                    active.deadline = None;
-                    active.retry_at = Some(Instant::now() + RETRY);
-                }
-            }
-            Err(error) => self.lose(format!("The gateway could not store the end of the run: {error}.")),
-        }
-    }
-
-    /// Tries again to store the end of the run.
-    pub(super) async fn retry_close(&mut self) {
-        let Some(active) = &mut self.active else { return };
-        active.retry_at = None;
-        if let Some((outcome, entry)) = active.closing.take() {
-            self.settle(outcome, entry).await;
-        }
-    }
-
-    /// Announces the end of the active run and forgets it.
-    fn conclude(&mut self, outcome: RunOutcome, now: UnixMillis) {
-        let Some(active) = &self.active else { return };
-        let report = Arc::new(RunReport {
-            run: active.run.clone(),
-            key: self.session.record.key().clone(),
-            agent: self.agent.clone(),
-            generation: active.scope.generation().clone(),
-            outcome,
-            text: active.text.clone(),
-            model: Some(active.model_ref()),
-            provider_status: active.provider_status,
-            usage: active.usage,
-            last_usage: active.last_usage,
-            started_at: active.started_at,
-            ended_at: now,
-        });
-        self.live.set_active(None);
-        let session = self.view();
-        self.tell(EventKind::Ended { report: report.clone(), session });
-        if let Some(active) = self.active.take() {
-            active.live.end(report);
-        }
-    }
-
-    /// The store did not take what the run did: the run is over for this process, and so is this actor, which no
-    /// longer knows where the session stands. The journal still holds the run as open.
-    fn lose(&mut self, message: String) {
-        tracing::error!(session = %self.session.record.id(), "{message}");
-        self.dying = true;
-        let now = self.now();
-        let outcome = RunOutcome::Failed { kind: FailureKind::Unknown, message };
-        describe_end(&mut self.session.meta, &outcome, now);
-        self.conclude(outcome, now);
-    }
-
-    /// Ends a run that never began. False when the disk was full: it goes on waiting.
-    pub(super) async fn end_queued(&mut self, queued: Queued, outcome: RunOutcome) -> bool {
-        let batch = Batch {
-            at: self.now(),
-            runs: vec![RunChange::End { id: queued.run.clone(), outcome: outcome.clone() }],
-            ..Batch::default()
-        };
-        match self.commit(&queued.scope, batch).await {
-            Ok(_) => {}
-            Err(StoreError::Full) => {
-                self.queue.push_back(queued);
-                return false;
-            }
-            Err(error) => {
-                let session = self.session.record.id();
-                tracing::error!(%session, "the end of a waiting run was not stored: {error}");
-                self.dying = true;
-            }
-        }
-        self.conclude_queued(queued, outcome);
-        true
-    }
-
-    fn conclude_queued(&mut self, queued: Queued, outcome: RunOutcome) {
-        let now = self.now();
-        let (provider, model) = queued.model.names();
-        let report = Arc::new(RunReport {
-            run: queued.run.clone(),
-            key: self.session.record.key().clone(),
-            agent: self.agent.clone(),
-            generation: queued.scope.generation().clone(),
-            outcome,
-            text: String::new(),
-            model: Some(ModelRef { provider, model }),
-            provider_status: None,
-            usage: Usage::default(),
-            last_usage: Usage::default(),
-            started_at: now,
-            ended_at: now,
-        });
-        let session = self.view();
-        self.publish(Some((queued.run.clone(), 1)), EventKind::Ended { report: report.clone(), session });
-        queued.live.end(report);
-    }
-
-    /// The gateway stops: every run ends as interrupted, durably where the store still takes it.
-    pub(super) async fn interrupt_all(&mut self) {
-        self.cancel();
-        self.flush();
-        let broken_off = self.active.as_ref().and_then(|active| active.broken_off(StopReason::Aborted, None));
-        self.settle(RunOutcome::Interrupted, broken_off).await;
-        for queued in std::mem::take(&mut self.queue) {
-            self.end_queued(queued, RunOutcome::Interrupted).await;
-        }
-        self.abandon_all();
-    }
-
-    /// Lets go of everything without the store.
-    pub(super) fn abandon_all(&mut self) {
-        self.cancel();
-        let now = self.now();
-        self.conclude(RunOutcome::Interrupted, now);
-        while let Some(queued) = self.queue.pop_front() {
-            self.conclude_queued(queued, RunOutcome::Interrupted);
-        }
-        while let Some(submission) = self.parked.pop_front() {
-            submission.hand_back(super::Why::Moved);
-        }
-        self.show_queue();
-    }
-}
-
-fn describe_end(meta: &mut SessionMeta, outcome: &RunOutcome, now: UnixMillis) {
-    meta.ended_at = Some(now);
-    meta.aborted_last_run = matches!(outcome, RunOutcome::Aborted { .. });
-    (meta.status, meta.last_run_error) = match outcome {
-        RunOutcome::Completed { .. } => (SessionStatus::Done, None),
-        RunOutcome::Failed { message, .. } => (SessionStatus::Failed, Some(message.clone())),
-        RunOutcome::Aborted { .. } => (SessionStatus::Killed, None),
-        RunOutcome::TimedOut => (SessionStatus::Timeout, Some("The run hit its time limit.".into())),
-        RunOutcome::Interrupted => (SessionStatus::Failed, Some("The gateway stopped during the run.".into())),
-    };
 }

@@ -1,0 +1,141 @@
+//! Letting turns in: the queue's bounds, what waits unacknowledged, making the input durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use watertight_core::ids::GenerationId;
+use watertight_core::session::SessionStatus;
+use watertight_core::transcript::{EntryBody, Message, Provenance};
+use watertight_store::StoreError;
+use watertight_store::model::{Batch, NewEntry, RunChange, Switch};
+
+use super::live::{self};
+use super::mail::{Submission, Why};
+use super::{Actor, MAX_PARKED_BYTES, MAX_QUEUED, Queued, random_entry_id};
+use crate::error::EngineError;
+use crate::request::{Accepted, Disposition, GenerationChoice, TurnRequest};
+
+impl Actor {
+    pub(super) async fn on_submit(&mut self, submission: Box<Submission>) {
+        let request = &submission.request;
+        let waiting = self.queue.len() + self.parked.len();
+        let parked_bytes: usize = self.parked.iter().map(|parked| parked.request.bytes()).sum();
+        if waiting >= MAX_QUEUED || parked_bytes + request.bytes() > MAX_PARKED_BYTES {
+            return submission.refuse(EngineError::QueueFull(waiting));
+        }
+        let busy = self.active.is_some() || !self.queue.is_empty();
+        if !self.parked.is_empty() || (busy && self.switch_of(request).is_some()) {
+            self.parked.push_back(submission);
+            return self.show_queue();
+        }
+        self.accept(submission).await;
+    }
+
+    /// The generation the request makes live, where that is another than the live one.
+    pub(super) fn switch_of(&self, request: &TurnRequest) -> Option<GenerationId> {
+        match &request.target.generation {
+            GenerationChoice::MakeLive(wanted) if wanted != self.session.record.generation() => Some(wanted.clone()),
+            _ => None,
+        }
+    }
+
+    /// Makes the input durable, acknowledges it, and queues the run.
+    pub(super) async fn accept(&mut self, submission: Box<Submission>) {
+        let Ok(scope) = submission.scope.renewed(&self.session.record) else {
+            return submission.refuse(EngineError::NoSession(self.session.record.key().to_string()));
+        };
+        if self.shared.draining.load(Ordering::Acquire) {
+            return submission.refuse(EngineError::Draining);
+        }
+        let request = &submission.request;
+        if let Some(expected) = &request.expect_generation
+            && expected != self.session.record.generation()
+        {
+            return submission.refuse(EngineError::Changed(self.session.record.key().to_string()));
+        }
+        let input = random_entry_id();
+        let entry = NewEntry {
+            id: input,
+            body: EntryBody {
+                message: Message::User { content: request.input.clone() },
+                provenance: Provenance::Caller { principal: scope.principal(), surface: request.surface.to_owned() },
+                parent: None,
+                run: Some(request.run.clone()),
+                turn: Some(input),
+            },
+        };
+        let switch = self.switch_of(request).map(|to| Switch { to });
+        let now = self.shared.clock.now();
+        let mut meta = self.session.meta.clone();
+        if switch.is_some() {
+            meta.previous_generation = Some(self.session.record.generation().clone());
+            (meta.input_tokens, meta.output_tokens, meta.total_tokens) = (0, 0, 0);
+        }
+        meta.last_interaction_at = Some(now);
+        live::describe_message(&mut meta, &entry.body.message);
+        if self.active.is_none() && self.queue.is_empty() {
+            meta.status = SessionStatus::Queued;
+        }
+        let batch = Batch {
+            at: now,
+            switch,
+            entries: vec![entry],
+            runs: vec![RunChange::Accept {
+                id: request.run.clone(),
+                digest: submission.digest,
+                input,
+                options: request.options.clone(),
+            }],
+            meta: Some(meta),
+        };
+        let switched = batch.switch.is_some();
+        let committed = match self.commit(&scope, batch).await {
+            Ok(committed) => committed,
+            Err(StoreError::RunExists) => {
+                return submission.hand_back(Why::Known);
+            }
+            Err(StoreError::KeyTaken | StoreError::StaleLease | StoreError::SessionChanged) => {
+                self.dying = true;
+                return submission.hand_back(Why::Moved);
+            }
+            Err(error) => return submission.refuse(error.into()),
+        };
+        let Ok(scope) = scope.renewed(&committed.record) else {
+            self.dying = true;
+            return submission.hand_back(Why::Moved);
+        };
+        if switched {
+            self.recent = None;
+        }
+        if (self.scope.is_draft() || switched)
+            && let Ok(renewed) = self.scope.renewed(&committed.record)
+        {
+            self.scope = Arc::new(renewed);
+        }
+        let Submission { space, request, model, acknowledge, reply, .. } = *submission;
+        let accepted = Accepted {
+            run: request.run.clone(),
+            key: committed.record.key().clone(),
+            agent: self.agent.clone(),
+            generation: committed.record.generation().clone(),
+            input,
+            message_seq: committed.entries.first().map(|entry| entry.message_seq),
+            at: now,
+            disposition: Disposition::Started,
+        };
+        let live = self.shared.runs.begin(space, &request.run);
+        self.queue.push_back(Queued {
+            scope: Arc::new(scope),
+            run: request.run.clone(),
+            input,
+            input_bytes: request.bytes(),
+            model,
+            options: request.options,
+            live,
+        });
+        self.show_queue();
+        acknowledge(&accepted);
+        self.publish_entries(&committed.entries, Some((&request.run, 0)));
+        let _ = reply.send(Ok(accepted));
+    }
+}
