@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 use zeroize::Zeroizing;
 
 use super::{Form, MasterKey};
@@ -21,7 +22,7 @@ const READ_LIMIT: u64 = 256;
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the master key is kept: `file:<path>`, `credential:<name>` (systemd) or `command:<program> <arguments>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum MasterKeySource {
     /// A file that only its owner, who must be us, can read.
     File(PathBuf),
@@ -62,6 +63,13 @@ impl fmt::Display for MasterKeySource {
             // Arguments may hold a secret of the key service.
             Self::Command(words) => write!(f, "command:{}", words.first().map_or("", String::as_str)),
         }
+    }
+}
+
+/// As [`fmt::Display`]: without a command's arguments.
+impl fmt::Debug for MasterKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MasterKeySource({self})")
     }
 }
 
@@ -213,12 +221,18 @@ fn run(words: &[String], limit: Duration) -> Result<Zeroizing<Vec<u8>>, MasterKe
         .spawn()
         .map_err(|e| failed(e.to_string()))?;
     let output = child.stdout.take().ok_or_else(|| failed("no output".to_owned()))?;
+    let pid = Pid::from_child(&child);
     let (done, read) = mpsc::channel();
-    std::thread::spawn(move || drop(done.send(read_limited(output))));
+    std::thread::spawn(move || {
+        let bytes = read_limited(output);
+        // A command may close its output and stay. The child is left to be reaped below, so its id stays its own.
+        let ended = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        drop(done.send(ended.map_err(io::Error::from).and(bytes)));
+    });
     let Ok(read) = read.recv_timeout(limit) else {
-        // The reader ends with the pipe; the child is ours to end.
+        // The thread ends with the pipe and the child; the child is ours to end.
         drop(child.kill().and_then(|()| child.wait()));
-        return Err(failed(format!("no key within {} seconds", limit.as_secs())));
+        return Err(failed(format!("it did not end within {} seconds", limit.as_secs())));
     };
     let status = child.wait().map_err(|e| failed(e.to_string()))?;
     if !status.success() {
@@ -339,8 +353,30 @@ mod tests {
         assert!(matches!(error(&command(&["false"])), MasterKeyError::Command { .. }));
         assert!(matches!(error(&command(&["/no/such/program"])), MasterKeyError::Command { .. }));
         assert!(matches!(error(&command(&["echo", "short"])), MasterKeyError::Length { .. }));
-        let slow = vec!["sleep".to_owned(), "60".to_owned()];
-        assert!(matches!(run(&slow, Duration::from_millis(20)), Err(MasterKeyError::Command { .. })));
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_in_time_is_ended() {
+        let text = MasterKey::from_slice(&[3; 32]).unwrap().to_text();
+        // The second one prints the key and closes its output, but stays.
+        for script in ["exec sleep 600".to_owned(), format!("echo {}; exec >&-; exec sleep 600", *text)] {
+            let dir = tempfile::tempdir().unwrap();
+            let note = dir.path().join("pid");
+            let script = format!("echo $$ >{}; {script}", note.display());
+            let words = ["sh".to_owned(), "-c".to_owned(), script];
+            let began = std::time::Instant::now();
+            assert!(matches!(run(&words, Duration::from_millis(500)), Err(MasterKeyError::Command { .. })));
+            assert!(began.elapsed() < Duration::from_secs(60));
+            let pid = fs::read_to_string(&note).unwrap().trim().parse().unwrap();
+            let ended = rustix::process::test_kill_process(Pid::from_raw(pid).unwrap());
+            assert_eq!(ended, Err(rustix::io::Errno::SRCH), "the command is gone");
+        }
+    }
+
+    #[test]
+    fn debug_output_holds_no_argument_of_a_command() {
+        let source: MasterKeySource = "command:get --secret x".parse().unwrap();
+        assert_eq!(format!("{source:?}"), "MasterKeySource(command:get)");
     }
 
     #[test]
