@@ -15,8 +15,8 @@ use crate::section::{Found, Problems, Section, check_name, unknown};
 use crate::settings::{Config, Keys, ModelName, Origin, Tenant};
 use crate::{agents, gateway, providers};
 
-/// Everything a configuration is read from.
-#[derive(Clone, Debug, Default)]
+/// Everything a configuration is read from. No `Debug`: the environment holds secrets.
+#[derive(Clone, Default)]
 pub struct Sources {
     /// The file named explicitly, which must exist; else `config.toml` in the state directory, if it is there.
     pub file: Option<PathBuf>,

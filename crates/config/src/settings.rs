@@ -152,10 +152,21 @@ pub enum SessionHeader {
 }
 
 /// Where the master key comes from: `[keys]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     /// `file:<path>`, `credential:<name>` or `command:<command line>`; none means `master.key` in the state directory.
     pub source: Option<String>,
+}
+
+/// Without the arguments of a command: they may hold a secret of the key service.
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let source = self.source.as_deref().map(|text| match text.strip_prefix("command:") {
+            Some(line) => format!("command:{}", line.split_ascii_whitespace().next().unwrap_or_default()),
+            None => text.to_owned(),
+        });
+        f.debug_struct("Keys").field("source", &source).finish()
+    }
 }
 
 /// One `[tenants.<name>]` entry.

@@ -351,3 +351,11 @@ fn a_provider_address_holds_nothing_but_an_address() {
         assert_eq!(complaints(Config::from_toml(&text)).len(), 1, "{url}");
     }
 }
+
+#[test]
+fn debug_output_holds_no_argument_of_a_key_command() {
+    let config = Config::from_toml("[keys]\nsource = \"command:get --secret x\"").unwrap();
+    assert_eq!(format!("{:?}", config.keys), "Keys { source: Some(\"command:get\") }");
+    let config = Config::from_toml("[keys]\nsource = \"file:/a b\"").unwrap();
+    assert_eq!(format!("{:?}", config.keys), "Keys { source: Some(\"file:/a b\") }");
+}
