@@ -16,7 +16,7 @@ enum Place {
     Housekeeping,
     /// The store's decoding of rows.
     Rows,
-    /// The store's conformance suite.
+    /// The store's conformance suite, compiled for its own tests only: see [`crate::edges`].
     Conformance,
     /// The store.
     Store,

@@ -17,13 +17,16 @@ fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace").to_path_buf()
 }
 
-fn workspace_edges(root: &Path) -> Vec<Edge> {
-    let metadata = cargo_metadata::MetadataCommand::new()
+fn workspace_metadata(root: &Path) -> cargo_metadata::Metadata {
+    cargo_metadata::MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))
         .no_deps()
         .other_options(vec!["--offline".to_owned()])
         .exec()
-        .expect("cargo metadata reads the workspace");
+        .expect("cargo metadata reads the workspace")
+}
+
+fn workspace_edges(metadata: &cargo_metadata::Metadata) -> Vec<Edge> {
     let members: Vec<String> = metadata.workspace_packages().iter().map(|p| p.name.to_string()).collect();
     let mut edges = Vec::new();
     for package in metadata.workspace_packages() {
@@ -32,7 +35,8 @@ fn workspace_edges(root: &Path) -> Vec<Edge> {
                 cargo_metadata::DependencyKind::Development => Kind::Development,
                 _ => Kind::Normal,
             };
-            edges.push(Edge::new(&package.name, &dependency.name, kind));
+            let edge = Edge::new(&package.name, &dependency.name, kind);
+            edges.push(edge.with_features(&dependency.features));
         }
     }
     assert!(edges.len() > members.len(), "the workspace lists its crates' dependencies");
@@ -62,7 +66,22 @@ fn workspace_sources(root: &Path) -> Vec<Source> {
 
 #[test]
 fn every_crate_edge_is_allowed() {
-    let violations = edges::check(&workspace_edges(&workspace_root()));
+    let violations = edges::check(&workspace_edges(&workspace_metadata(&workspace_root())));
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn what_is_for_tests_is_switched_on_by_no_feature() {
+    let metadata = workspace_metadata(&workspace_root());
+    let violations: Vec<String> = metadata
+        .workspace_packages()
+        .iter()
+        .flat_map(|package| {
+            let features: Vec<_> =
+                package.features.iter().map(|(name, enables)| (name.as_str(), enables.as_slice())).collect();
+            edges::check_features(&package.name, &features)
+        })
+        .collect();
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 

@@ -5,8 +5,10 @@
 //! * [`model`]: what goes in and comes out.
 //! * [`error`]: what a caller can act on.
 //! * [`sqlite`]: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
-//! * [`conformance`]: the suite every implementation must pass, written against the trait.
+//! * `conformance`: the suite every implementation must pass, written against the trait. It makes capabilities, so it is
+//!   compiled for this crate's own tests only.
 
+#[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod error;
 pub mod model;
