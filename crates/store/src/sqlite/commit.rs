@@ -70,7 +70,8 @@ impl Target {
                 // Live in the row but not in the scope: the session moved on.
                 return Err(StoreError::SessionChanged);
             }
-            let ending = rows::ending(conn, &keys, site.session, no)?.ok_or(StoreError::Integrity("generation end"))?;
+            let session = site.find(conn, vault)?.ok_or(StoreError::Integrity("session of a generation"))?;
+            let ending = rows::ending(conn, &keys, &session, no)?.ok_or(StoreError::Integrity("generation end"))?;
             return Ok(Self { id: to.clone(), no: GenerationNo(no), ending, change: Change::Back });
         }
         let last: Option<u32> = conn

@@ -25,7 +25,7 @@ pub(super) fn entries(
     let end = if generation == session.record.generation_no() {
         session.head.message_seq
     } else {
-        match rows::ending(conn, &keys, site.session, generation.0)? {
+        match rows::ending(conn, &keys, &session, generation.0)? {
             Some(ending) => ending.message_seq,
             None => return Ok(Vec::new()),
         }

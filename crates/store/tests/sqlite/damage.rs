@@ -2,10 +2,11 @@
 
 use rusqlite::Connection;
 use watertight_core::grant::Verb;
+use watertight_core::ids::GenerationNo;
 use watertight_core::scope::authorize;
-use watertight_store::conformance::world::{World, accepted, everything, run, said};
+use watertight_store::conformance::world::{START, World, accepted, everything, generation, run, said};
 use watertight_store::conformance::{Fixture, Subject};
-use watertight_store::model::{Batch, EntryRange};
+use watertight_store::model::{Batch, EntryRange, Switch};
 use watertight_store::{Store, StoreError};
 
 use crate::Sqlite;
@@ -203,6 +204,39 @@ async fn a_changed_session_row_is_found() {
     ];
     for (what, sql) in cases {
         damaged("store.db", what, sql).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_end_of_a_generation_that_went_on_is_found() {
+    const END: &str = "end_lifecycle, end_message_seq, end_leaf, end_mac";
+    // The end alone, and with what it cuts off moved out of the generation.
+    for cut in ["", "UPDATE entries SET generation = 9 WHERE generation = 1 AND message_seq > 2"] {
+        let fixture = Sqlite::new();
+        let world = World::new(&fixture).await;
+        let mut desk = world.desk(VICTIM).await;
+        for text in ["1", "2"] {
+            world.say(&mut desk, text).await;
+        }
+        let first = desk.scope.generation().as_str().to_owned();
+        world.switch(&mut desk, "second").await;
+        let saved = format!("CREATE TABLE saved AS SELECT {END} FROM generations WHERE generation = 1");
+        fixture.database("store.db").execute_batch(&saved).unwrap();
+        world.switch(&mut desk, &first).await;
+        world.say(&mut desk, "3").await;
+        world.switch(&mut desk, "second").await;
+        world.say(&mut desk, "4").await;
+        let entries = world.store.entries(&desk.scope, GenerationNo(1), ALL).await.unwrap();
+        assert_eq!(entries.len(), 3);
+
+        let restored = format!("UPDATE generations SET ({END}) = (SELECT * FROM saved) WHERE generation = 1; {cut}");
+        fixture.database("store.db").execute_batch(&restored).unwrap();
+        let found = world.store.entries(&desk.scope, GenerationNo(1), ALL).await;
+        assert!(matches!(found, Err(StoreError::Integrity(_))), "{cut}: {found:?}");
+        let back = Batch { at: START, switch: Some(Switch { to: generation(&first) }), ..Batch::default() };
+        let back = world.store.commit(&desk.scope, desk.lease, &desk.head, back).await;
+        assert!(matches!(back, Err(StoreError::Integrity(_))), "{cut}: {back:?}");
+        assert_eq!(world.texts(&desk).await, ["4"], "the live generation goes on");
     }
 }
 

@@ -214,28 +214,39 @@ pub(in crate::sqlite) fn closing_mac(chain: &Chain, lifecycle: u32, generation: 
     })
 }
 
-/// Where generation `no` ended; none when the session has no such generation.
+/// Where generation `no` of the session ended; none when there is no such generation or it is the live one.
+///
+/// A generation that was reopened and closed again has had several ends, each with a sound MAC, so an older one could
+/// be put back and would hide what came after it. The ends of all generations together are as many messages as the
+/// session's head counts, and the head's own MAC is of now: that leaves no room for an older end.
 pub(in crate::sqlite) fn ending(
     conn: &Connection,
     keys: &TenantKeys,
-    session: SessionId,
+    session: &Session,
     no: u32,
 ) -> Result<Option<Ending>, StoreError> {
-    type Columns = (Option<u32>, Option<u32>, Option<[u8; 16]>, Option<[u8; 32]>);
-    let row: Option<Columns> = conn
-        .prepare_cached(
-            "SELECT end_lifecycle, end_message_seq, end_leaf, end_mac FROM generations
-             WHERE tenant = ?1 AND session = ?2 AND generation = ?3",
-        )?
-        .query_row(params![keys.tenant().as_bytes(), session.as_bytes(), no], |row| row.try_into())
-        .optional()?;
-    let Some(row) = row else { return Ok(None) };
-    let (Some(lifecycle), Some(message_seq), leaf, Some(mac)) = row else {
-        return Err(StoreError::Integrity("generation end"));
-    };
-    let ending = Ending { message_seq, leaf: leaf.map(EntryId::from_bytes) };
-    if !chain::same(&closing_mac(&keys.chain(session), lifecycle, no, ending), &mac) {
-        return Err(StoreError::Integrity("generation end"));
+    let damaged = || StoreError::Integrity("generation end");
+    let (id, live) = (session.record.id(), session.record.generation_no().0);
+    let chain = keys.chain(id);
+    let mut statement = conn.prepare_cached(
+        "SELECT generation, end_lifecycle, end_message_seq, end_leaf, end_mac FROM generations
+         WHERE tenant = ?1 AND session = ?2 AND generation <> ?3",
+    )?;
+    let mut rows = statement.query(params![keys.tenant().as_bytes(), id.as_bytes(), live])?;
+    let (mut found, mut messages) = (None, u64::from(session.head.message_seq));
+    while let Some(row) = rows.next()? {
+        type Columns = (u32, Option<u32>, Option<u32>, Option<[u8; 16]>, Option<[u8; 32]>);
+        let (generation, Some(lifecycle), Some(message_seq), leaf, Some(mac)) = Columns::try_from(row)? else {
+            return Err(damaged());
+        };
+        let ending = Ending { message_seq, leaf: leaf.map(EntryId::from_bytes) };
+        if !chain::same(&closing_mac(&chain, lifecycle, generation, ending), &mac) {
+            return Err(damaged());
+        }
+        messages += u64::from(message_seq);
+        if generation == no {
+            found = Some(ending);
+        }
     }
-    Ok(Some(ending))
+    if messages == session.head.seq.0 { Ok(found) } else { Err(damaged()) }
 }
