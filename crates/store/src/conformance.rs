@@ -68,6 +68,7 @@ macro_rules! conformance_suite {
             ];
             reads: [
                 a_range_is_the_entries_it_names,
+                pages_back_from_the_end_join_while_the_session_is_written,
                 an_entry_is_found_by_its_id_in_its_own_session_only,
                 a_draft_reads_as_empty_and_writes_nothing,
                 reading_allows_no_writing,

@@ -121,6 +121,14 @@ pub enum EntryRange {
         /// How many of the newest to leave out.
         skip: u32,
     },
+    /// The last `limit` entries below a message number. Pages that each go on below the oldest one seen neither repeat
+    /// nor skip an entry while the session is written.
+    Before {
+        /// Exclusive upper bound, as [`Entry::message_seq`] counts.
+        before: u32,
+        /// How many at the most.
+        limit: u32,
+    },
     /// Up to `limit` entries after `after`.
     After {
         /// Exclusive lower bound.

@@ -10,7 +10,7 @@ use super::world::{START, World, only, said};
 use crate::StoreError;
 use crate::model::{Batch, EntryRange};
 
-/// Tail with and without skip, after, limits at and beyond the ends; always oldest first.
+/// Tail with and without skip, before, after, limits at and beyond the ends; always oldest first.
 pub async fn a_range_is_the_entries_it_names(fixture: &impl Fixture) {
     let world = World::new(fixture).await;
     let mut desk = world.desk("agent:main:main").await;
@@ -18,8 +18,9 @@ pub async fn a_range_is_the_entries_it_names(fixture: &impl Fixture) {
         world.say(&mut desk, text).await;
     }
     let tail = |limit, skip| EntryRange::Tail { limit, skip };
+    let before = |before, limit| EntryRange::Before { before, limit };
     let after = |seq, limit| EntryRange::After { after: Seq(seq), limit };
-    let cases: [(EntryRange, &[&str]); 12] = [
+    let cases: [(EntryRange, &[&str]); 19] = [
         (tail(2, 0), &["4", "5"]),
         (tail(2, 1), &["3", "4"]),
         (tail(2, 4), &["1"]),
@@ -27,6 +28,13 @@ pub async fn a_range_is_the_entries_it_names(fixture: &impl Fixture) {
         (tail(9, 9), &[]),
         (tail(0, 0), &[]),
         (tail(u32::MAX, 0), &["1", "2", "3", "4", "5"]),
+        (before(5, 2), &["3", "4"]),
+        (before(3, 10), &["1", "2"]),
+        (before(2, 1), &["1"]),
+        (before(1, 10), &[]),
+        (before(0, 10), &[]),
+        (before(u32::MAX, 2), &["4", "5"]),
+        (before(3, 0), &[]),
         (after(0, 2), &["1", "2"]),
         (after(3, 10), &["4", "5"]),
         (after(5, 10), &[]),
@@ -39,6 +47,28 @@ pub async fn a_range_is_the_entries_it_names(fixture: &impl Fixture) {
         let texts: Vec<_> = entries.iter().map(|entry| entry.body.message.text()).collect();
         assert_eq!(texts, expected, "{range:?}");
     }
+}
+
+/// Paging from the end back to the start, each page below the oldest entry seen, while the session is written.
+pub async fn pages_back_from_the_end_join_while_the_session_is_written(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    let mut desk = world.desk("agent:main:main").await;
+    // Numbers are those of the generation, not of the session.
+    world.say(&mut desk, "of another generation").await;
+    world.switch(&mut desk, "second").await;
+    for n in 1..=7 {
+        world.say(&mut desk, &n.to_string()).await;
+    }
+    let (mut seen, mut before) = (Vec::new(), u32::MAX);
+    loop {
+        let range = EntryRange::Before { before, limit: 2 };
+        let page = world.store.entries(&desk.scope, GenerationNo(2), range).await.expect("a page");
+        let Some(oldest) = page.first() else { break };
+        before = oldest.message_seq;
+        seen.splice(..0, page.iter().map(|entry| entry.body.message.text()));
+        world.say(&mut desk, "written meanwhile").await;
+    }
+    assert_eq!(seen, ["1", "2", "3", "4", "5", "6", "7"]);
 }
 
 /// Another session's entry id is as good as no id.

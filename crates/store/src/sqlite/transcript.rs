@@ -31,15 +31,12 @@ pub(super) fn entries(
         }
     };
     let raws = match range {
-        EntryRange::Tail { limit: 0, .. } | EntryRange::After { limit: 0, .. } => Vec::new(),
-        EntryRange::Tail { limit, skip } => {
-            let newest = end.saturating_sub(skip);
-            let oldest = newest.saturating_sub(limit);
-            let raws = read_tail(conn, site, generation, oldest, newest)?;
-            if raws.len() as u64 != u64::from(newest - oldest) {
-                return Err(StoreError::Integrity("missing entry"));
-            }
-            raws
+        EntryRange::Tail { limit: 0, .. }
+        | EntryRange::Before { limit: 0, .. }
+        | EntryRange::After { limit: 0, .. } => Vec::new(),
+        EntryRange::Tail { limit, skip } => read_up_to(conn, site, generation, end.saturating_sub(skip), limit)?,
+        EntryRange::Before { before, limit } => {
+            read_up_to(conn, site, generation, end.min(before.saturating_sub(1)), limit)?
         }
         EntryRange::After { after, limit } => {
             let raws = read_after(conn, site, generation, after.0, limit)?;
@@ -85,14 +82,15 @@ fn open_all(vault: &Vault, site: &Site, session: &Session, raws: Vec<EntryRaw>) 
     Ok(entries)
 }
 
-/// Entries whose message seq is above `oldest` and at most `newest`, oldest first.
-fn read_tail(
+/// The last `limit` entries up to message number `newest`, which the generation has, oldest first.
+fn read_up_to(
     conn: &Connection,
     site: &Site,
     generation: GenerationNo,
-    oldest: u32,
     newest: u32,
+    limit: u32,
 ) -> Result<Vec<EntryRaw>, StoreError> {
+    let oldest = newest.saturating_sub(limit);
     // The inner query reads the index alone, so that skipped entries cost no page of their own.
     let sql = format!(
         "{} WHERE e.tenant = ?1 AND e.session = ?2 AND e.seq IN (
@@ -107,7 +105,8 @@ fn read_tail(
     let mut statement = conn.prepare_cached(&sql)?;
     let rows =
         statement.query_map(params![tenant, session, generation.0, oldest, newest, newest - oldest], EntryRaw::read)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let raws = rows.collect::<Result<Vec<_>, _>>()?;
+    if raws.len() as u64 == u64::from(newest - oldest) { Ok(raws) } else { Err(StoreError::Integrity("missing entry")) }
 }
 
 /// Up to `limit` entries above `after`, oldest first.
