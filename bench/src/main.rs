@@ -48,9 +48,9 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let report = runtime.block_on(turns::measure(&binary, &options))?;
     if options.json {
-        print_json(&report)
+        print_json(&report);
     } else {
-        print_table(&report)
+        print_table(&report);
     }
     Ok(())
 }
