@@ -33,8 +33,12 @@ pub(crate) async fn tail(
     let mut bytes = 0;
     while let Some(left) = extent.limit.checked_sub(newest_first.len() as u32).filter(|left| *left > 0) {
         let limit = left.min(PAGE);
-        let skip = extent.skip.saturating_add(newest_first.len() as u32);
-        let page = store.entries(scope, generation, EntryRange::Tail { limit, skip }).await?;
+        // The session may be written between two pages: only the first counts from its end.
+        let range = match newest_first.last() {
+            None => EntryRange::Tail { limit, skip: extent.skip },
+            Some(oldest) => EntryRange::Before { before: oldest.message_seq, limit },
+        };
+        let page = store.entries(scope, generation, range).await?;
         let whole = page.len() == limit as usize;
         for entry in page.into_iter().rev() {
             bytes += prompt::size(&entry.body.message);
