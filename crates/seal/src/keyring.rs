@@ -222,6 +222,11 @@ impl TenantKeys {
         self.index.mac(&[b"generation", id.as_str().as_bytes()])
     }
 
+    /// What a session's label is looked up by.
+    pub fn label_hash(&self, label: &str) -> [u8; 32] {
+        self.index.mac(&[b"label", label.as_bytes()])
+    }
+
     /// What a principal's run is looked up by.
     pub fn run_hash(&self, principal: PrincipalId, id: &RunId) -> [u8; 32] {
         self.idempotency.mac(&[principal.as_bytes(), id.as_str().as_bytes()])
@@ -320,6 +325,8 @@ mod tests {
         assert_ne!(a.key_hash(&key), b.key_hash(&key));
         assert_ne!(a.prefix_hash(["agent", "main"]), a.prefix_hash(["agent:main"]));
         assert_ne!(a.prefix_hash(["agent:main"]), a.key_hash(&key));
+        assert_ne!(a.label_hash("agent:main"), a.key_hash(&key));
+        assert_ne!(a.label_hash("one"), a.label_hash("two"));
         let run = RunId::parse("r").unwrap();
         assert_ne!(
             a.run_hash(PrincipalId::from_bytes([1; 16]), &run),

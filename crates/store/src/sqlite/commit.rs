@@ -220,7 +220,7 @@ pub(super) fn prepare(
         .into_iter()
         .map(|change| run_write(&keys, key, &site, target.no.0, at, change))
         .collect::<Result<_, _>>()?;
-    let meta = batch.meta.as_ref().map(|meta| meta_row(key, meta)).transpose()?;
+    let meta = batch.meta.as_ref().map(|meta| meta_row(&keys, key, meta)).transpose()?;
 
     let pending =
         Pending { site: site.clone(), generation: target.id, generation_no: target.no, lifecycle, head: end, entries };
@@ -260,7 +260,7 @@ fn birth(
         created_at: created_at.0,
         prefixes,
         first: generation_row(keys, key, site.generation_no, &site.generation)?,
-        meta: meta_row(key, meta.unwrap_or(&SessionMeta::default()))?,
+        meta: meta_row(keys, key, meta.unwrap_or(&SessionMeta::default()))?,
     })
 }
 
@@ -281,10 +281,11 @@ fn generation_row(
     Ok(GenerationRow { no: no.0, id_hash, id: sealed })
 }
 
-fn meta_row(key: &DataKey, meta: &SessionMeta) -> Result<MetaRow, StoreError> {
+fn meta_row(keys: &TenantKeys, key: &DataKey, meta: &SessionMeta) -> Result<MetaRow, StoreError> {
     let (archived, pinned) = (meta.archived_at.is_some(), meta.pinned_at.is_some());
     let sealed = rows::seal_json(key, &rows::meta_place(&[u8::from(archived), u8::from(pinned)]), meta)?;
-    Ok(MetaRow { sealed, archived, pinned })
+    let label_hash = meta.label.as_deref().map(|label| keys.label_hash(label));
+    Ok(MetaRow { sealed, label_hash, archived, pinned })
 }
 
 fn run_write(

@@ -55,6 +55,7 @@ pub(super) struct Birth {
 
 pub(super) struct MetaRow {
     pub(super) sealed: Vec<u8>,
+    pub(super) label_hash: Option<[u8; 32]>,
     pub(super) archived: bool,
     pub(super) pinned: bool,
 }
@@ -125,8 +126,9 @@ impl Prepared {
             .prepare_cached(
                 "INSERT INTO sessions (tenant, session, key_hash, key, agent_tag, sentinel, owner, lifecycle,
                      generation, lease_epoch, head_seq, head_chain, head_message_seq, head_leaf, head_mac, meta,
-                     archived, pinned, created_at, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+                     label_hash, archived, pinned, created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20,
+                     ?21)",
             )?
             .execute(params![
                 tenant,
@@ -145,6 +147,7 @@ impl Prepared {
                 after.leaf,
                 after.mac,
                 meta.sealed,
+                meta.label_hash,
                 meta.archived,
                 meta.pinned,
                 birth.created_at,
@@ -171,7 +174,8 @@ impl Prepared {
             .prepare_cached(
                 "UPDATE sessions SET lifecycle = ?1, generation = ?2, head_seq = ?3, head_chain = ?4,
                      head_message_seq = ?5, head_leaf = ?6, head_mac = ?7, updated_at = ?8,
-                     meta = coalesce(?9, meta), archived = coalesce(?10, archived), pinned = coalesce(?11, pinned)
+                     meta = coalesce(?9, meta), archived = coalesce(?10, archived), pinned = coalesce(?11, pinned),
+                     label_hash = iif(?9 IS NULL, label_hash, ?18)
                  WHERE tenant = ?12 AND session = ?13 AND lease_epoch = ?14 AND lifecycle = ?15
                      AND head_seq = ?16 AND head_chain = ?17
                  RETURNING owner, created_at",
@@ -194,7 +198,8 @@ impl Prepared {
                     self.lease.epoch.0 as i64,
                     self.site.lifecycle.0,
                     self.before.seq as i64,
-                    self.before.chain
+                    self.before.chain,
+                    meta.and_then(|meta| meta.label_hash)
                 ],
                 |row| Ok(Applied { owner: PrincipalId::from_bytes(row.get(0)?), created_at: UnixMillis(row.get(1)?) }),
             )

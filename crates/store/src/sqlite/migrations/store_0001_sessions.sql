@@ -63,6 +63,7 @@ CREATE TABLE sessions (
     head_leaf        BLOB,
     head_mac         BLOB NOT NULL,
     meta             BLOB NOT NULL,     -- sealed
+    label_hash       BLOB,              -- keyed, of the label in `meta`
     archived         INTEGER NOT NULL,
     pinned           INTEGER NOT NULL,
     created_at       INTEGER NOT NULL,
@@ -74,6 +75,8 @@ CREATE TABLE sessions (
 -- Lists: order, filters and count are answered from the index alone.
 CREATE INDEX sessions_by_update
     ON sessions (tenant, pinned DESC, updated_at DESC, session, archived, sentinel, agent_tag);
+
+CREATE INDEX sessions_by_label ON sessions (tenant, label_hash) WHERE label_hash IS NOT NULL;
 
 CREATE TABLE session_prefixes (
     tenant      BLOB NOT NULL,

@@ -38,6 +38,7 @@ pub(in crate::sqlite) struct SessionRaw {
     head_leaf: Option<EntryId>,
     head_mac: [u8; 32],
     meta: Vec<u8>,
+    label_hash: Option<[u8; 32]>,
     archived: bool,
     pinned: bool,
     created_at: i64,
@@ -49,16 +50,16 @@ impl SessionRaw {
     /// What to select, `s` being the session and `g` its live generation; [`Self::FROM`] joins them.
     pub(in crate::sqlite) const COLUMNS: &str =
         "s.tenant, s.session, s.key_hash, s.key, s.owner, s.lifecycle, s.generation,
-        s.head_seq, s.head_chain, s.head_message_seq, s.head_leaf, s.head_mac, s.meta, s.archived,
-        s.pinned, s.created_at, s.updated_at, g.id_hash, g.id";
+        s.head_seq, s.head_chain, s.head_message_seq, s.head_leaf, s.head_mac, s.meta, s.label_hash,
+        s.archived, s.pinned, s.created_at, s.updated_at, g.id_hash, g.id";
     /// From where.
     pub(in crate::sqlite) const FROM: &str = "sessions s LEFT JOIN generations g
         ON g.tenant = s.tenant AND g.session = s.session AND g.generation = s.generation";
 
     /// Reads [`Self::COLUMNS`].
     pub(in crate::sqlite) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let id_hash: Option<[u8; 32]> = row.get(17)?;
-        let id: Option<Vec<u8>> = row.get(18)?;
+        let id_hash: Option<[u8; 32]> = row.get(18)?;
+        let id: Option<Vec<u8>> = row.get(19)?;
         Ok(Self {
             tenant: TenantId::from_bytes(row.get(0)?),
             session: SessionId::from_bytes(row.get(1)?),
@@ -73,10 +74,11 @@ impl SessionRaw {
             head_leaf: row.get::<_, Option<[u8; 16]>>(10)?.map(EntryId::from_bytes),
             head_mac: row.get(11)?,
             meta: row.get(12)?,
-            archived: row.get(13)?,
-            pinned: row.get(14)?,
-            created_at: row.get(15)?,
-            updated_at: row.get(16)?,
+            label_hash: row.get(13)?,
+            archived: row.get(14)?,
+            pinned: row.get(15)?,
+            created_at: row.get(16)?,
+            updated_at: row.get(17)?,
             generation_id: id_hash.zip(id),
         })
     }
@@ -111,7 +113,11 @@ impl SessionRaw {
         if keys.key_hash(&key) != self.key_hash {
             return Err(StoreError::Integrity("session key"));
         }
-        let meta = site.json(&meta_place(&[u8::from(self.archived), u8::from(self.pinned)]), &self.meta)?;
+        let meta: SessionMeta =
+            site.json(&meta_place(&[u8::from(self.archived), u8::from(self.pinned)]), &self.meta)?;
+        if meta.label.as_deref().map(|label| keys.label_hash(label)) != self.label_hash {
+            return Err(StoreError::Integrity("session label"));
+        }
         let (id_hash, id) = self.generation_id.ok_or(StoreError::Integrity("live generation"))?;
         let record = SessionRecord::decode(SessionColumns {
             tenant: self.tenant,
