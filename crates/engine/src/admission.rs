@@ -194,7 +194,7 @@ impl Admission {
         generation: &GenerationId,
     ) -> Result<Vec<GenerationHit>, EngineError> {
         let now = self.clock.now();
-        let hits = self.store.find_generation(&access.caller, generation).await?;
+        let hits = self.store.find_generation(&access.caller, &access.grants, generation, now).await?;
         Ok(hits.into_iter().filter(|hit| access.may_read(&hit.key, now)).collect())
     }
 }

@@ -64,6 +64,7 @@ macro_rules! conformance_suite {
                 switching_back_goes_on_where_the_transcript_ended,
                 switching_to_the_live_generation_changes_nothing,
                 a_generation_is_found_in_every_session_that_holds_it,
+                a_generation_is_found_among_the_callers_own_sessions_only,
                 a_draft_may_choose_its_generation,
             ];
             reads: [

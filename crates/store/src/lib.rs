@@ -55,8 +55,14 @@ pub trait Store: Send + Sync + 'static {
     /// Sessions the caller may read: its grants' prefixes met with the query.
     fn list<'a>(&'a self, caller: &'a Caller, grants: &'a Grants, query: ListQuery) -> StoreFuture<'a, SessionPage>;
 
-    /// Sessions of the caller's tenant that hold this generation, latest written first. Each key is still to be admitted.
-    fn find_generation<'a>(&'a self, caller: &'a Caller, id: &'a GenerationId) -> StoreFuture<'a, Vec<GenerationHit>>;
+    /// Sessions the caller may read at `now` that hold this generation, latest written first; at most a few hundred.
+    fn find_generation<'a>(
+        &'a self,
+        caller: &'a Caller,
+        grants: &'a Grants,
+        id: &'a GenerationId,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Vec<GenerationHit>>;
 
     /// The caller's own run of this id.
     fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>>;

@@ -207,7 +207,7 @@ pub struct SessionPage {
 /// A session that holds a wanted generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenerationHit {
-    /// The session's key, still to be admitted under the caller's grants.
+    /// The session's key.
     pub key: CanonicalKey,
     /// Whether the generation is the live one.
     pub live: bool,

@@ -187,13 +187,25 @@ impl Store for SqliteStore {
 
     fn list<'a>(&'a self, caller: &'a Caller, grants: &'a Grants, query: ListQuery) -> StoreFuture<'a, SessionPage> {
         let tenant = caller.tenant();
-        let reach: Reach = list::reach(caller, grants, &query);
-        Box::pin(self.read(move |conn, vault| list::page(conn, vault, &*vault.tenant(tenant)?, &reach, &query)))
+        let reach = Reach::of(caller, grants, query.agent.as_ref(), query.now);
+        let (readers, vault) = (self.readers.clone(), self.vault.clone());
+        let scan = list::is_scan(&query);
+        let read = move |conn: &Connection| list::page(conn, &vault, &*vault.tenant(tenant)?, &reach, &query);
+        Box::pin(async move { if scan { readers.run_scan(read).await } else { readers.run(read).await } })
     }
 
-    fn find_generation<'a>(&'a self, caller: &'a Caller, id: &'a GenerationId) -> StoreFuture<'a, Vec<GenerationHit>> {
+    fn find_generation<'a>(
+        &'a self,
+        caller: &'a Caller,
+        grants: &'a Grants,
+        id: &'a GenerationId,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Vec<GenerationHit>> {
         let (tenant, id) = (caller.tenant(), id.clone());
-        Box::pin(self.read(move |conn, vault| session::find_generation(conn, vault, tenant, &id)))
+        let reach = Reach::of(caller, grants, None, now);
+        Box::pin(
+            self.read(move |conn, vault| session::find_generation(conn, vault, &*vault.tenant(tenant)?, &reach, &id)),
+        )
     }
 
     fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>> {

@@ -1,11 +1,11 @@
 //! Resets, switches and coming back (product.md decision 13).
 
-use watertight_core::grant::Verb;
+use watertight_core::grant::{Grants, Verb};
 use watertight_core::ids::{GenerationNo, Lifecycle, Seq};
 use watertight_core::scope::authorize;
 
 use super::Fixture;
-use super::world::{START, World, generation, said};
+use super::world::{START, World, generation, reading, said};
 use crate::model::{Batch, EntryRange, GenerationHit, Switch};
 
 const ALL: EntryRange = EntryRange::Tail { limit: 100, skip: 0 };
@@ -90,10 +90,36 @@ pub async fn a_generation_is_found_in_every_session_that_holds_it(fixture: &impl
     world.switch(&mut live, "shared").await;
 
     let caller = &world.operator.caller;
-    let hits = world.store.find_generation(caller, &generation("shared")).await.expect("a look-up");
+    let hits = world.holding(caller, "shared").await;
     let hits: Vec<_> = hits.iter().map(|GenerationHit { key, live, .. }| (key.as_str(), *live)).collect();
     assert_eq!(hits, [("agent:main:live", true), ("agent:main:old", false)]);
-    assert!(world.store.find_generation(caller, &generation("nowhere")).await.expect("a look-up").is_empty());
+    assert!(world.holding(caller, "nowhere").await.is_empty());
+}
+
+/// What others hold under the same id neither shows nor crowds the caller's own out.
+pub async fn a_generation_is_found_among_the_callers_own_sessions_only(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    let mut own = world.desk("agent:main:user:al:one").await;
+    world.switch(&mut own, "shared").await;
+    for n in 0..300 {
+        let permit = world.permit(&world.operator.caller, Verb::Write, &format!("agent:main:user:bo:{n}")).await;
+        let record = world.store.draft_session(&permit, Some(generation("shared")), START).await.expect("a draft");
+        let mut others = world.open(authorize(permit, &record).expect("it fits")).await;
+        others.now = START.plus_millis(100);
+        world.say(&mut others, "hello").await;
+    }
+    let caller = &world.operator.caller;
+    let held = async |grants: &Grants, now| {
+        let hits = world.store.find_generation(caller, grants, &generation("shared"), now).await.expect("a look-up");
+        hits.iter().map(|hit| hit.key.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let grants = reading(caller, &["agent:main:user:al", "agent:ops"]);
+    assert_eq!(held(&grants, START).await, ["agent:main:user:al:one"]);
+    assert!(held(&grants, START.plus_millis(1)).await.is_empty(), "the grants have ended");
+    assert!(held(&reading(caller, &["agent:main:user:a"]), START).await.is_empty());
+    let other = world.tenant("other").await;
+    let foreign = world.store.grants(&other.caller).await.expect("grants");
+    assert!(held(&foreign, START).await.is_empty(), "another principal's grants show nothing");
 }
 
 /// The first transcript bears the id the caller chose.

@@ -1,11 +1,11 @@
 //! Order, filters and pages of session lists.
 
-use watertight_core::grant::{Grant, Grants, Verb};
-use watertight_core::key::{AgentId, KeyPrefix};
+use watertight_core::grant::Verb;
+use watertight_core::key::AgentId;
 use watertight_core::session::SessionMeta;
 
 use super::Fixture;
-use super::world::{START, World, everything, only};
+use super::world::{START, World, everything, only, reading};
 use crate::model::{Archived, ListQuery};
 
 fn meta(change: impl FnOnce(&mut SessionMeta)) -> SessionMeta {
@@ -115,6 +115,15 @@ pub async fn search_and_label_look_into_sealed_fields(fixture: &impl Fixture) {
     let label = |text: &str| ListQuery { label: Some(text.to_owned()), ..everything() };
     assert_eq!(world.listed(label("The NEEDLE")).await.0, ["agent:main:b"]);
     assert!(world.listed(label("the needle")).await.0.is_empty());
+    let both = |text: &str| ListQuery { search: Some(text.to_owned()), ..label("The NEEDLE") };
+    assert_eq!(world.listed(both("NEEDLE")).await, (vec!["agent:main:b".to_owned()], 1));
+    assert_eq!(world.listed(both("haystack")).await, (Vec::new(), 0));
+    // A write without a description keeps the label; a description without one takes it away.
+    let mut desk = world.desk("agent:main:b").await;
+    world.say(&mut desk, "hello").await;
+    assert_eq!(world.listed(label("The NEEDLE")).await.1, 1);
+    world.describe(&mut desk, SessionMeta::default()).await;
+    assert_eq!(world.listed(label("The NEEDLE")).await, (Vec::new(), 0));
 }
 
 /// Pages of any size join to the whole list.
@@ -159,14 +168,6 @@ pub async fn a_caller_lists_under_its_own_prefixes_only(fixture: &impl Fixture) 
     )
     .await;
     let caller = &world.operator.caller;
-    let grants = |prefixes: &[&str]| {
-        let grant = |prefix: &&str| Grant {
-            verbs: [Verb::Read].into_iter().collect(),
-            prefix: KeyPrefix::from_segments(prefix.split(':').map(str::to_owned).collect()),
-            not_after: Some(START),
-        };
-        Grants::decode(caller.tenant(), caller.principal(), prefixes.iter().map(grant).collect())
-    };
     let sentinels = ListQuery { sentinels: true, ..everything() };
     let late = ListQuery { now: START.plus_millis(1), ..everything() };
     let (al, al_notes) = ("agent:main:user:al", "agent:main:user:al:notes");
@@ -181,7 +182,7 @@ pub async fn a_caller_lists_under_its_own_prefixes_only(fixture: &impl Fixture) 
     ];
     for (prefixes, query, expected) in cases {
         let text = format!("{prefixes:?} {query:?}");
-        let page = world.store.list(caller, &grants(prefixes), query).await.expect("a list");
+        let page = world.store.list(caller, &reading(caller, prefixes), query).await.expect("a list");
         let keys: Vec<&str> = page.rows.iter().map(|row| row.record.key().as_str()).collect();
         assert_eq!((keys.as_slice(), page.total), (expected, expected.len() as u64), "{text}");
     }

@@ -4,7 +4,7 @@ use watertight_core::Steward;
 use watertight_seal::token::{Token, TokenKind};
 
 use super::Fixture;
-use super::world::{START, World, caller, everything, generation};
+use super::world::{START, World, caller, everything};
 use crate::model::NewTenant;
 
 /// The same key, generation id and label in two tenants are two sessions; neither shows in the other's answers.
@@ -18,7 +18,7 @@ pub async fn tenants_with_the_same_names_are_apart(fixture: &impl Fixture) {
     assert!(world.find(&other.caller, "agent:main:main").await.is_none());
     let grants = world.store.grants(&other.caller).await.expect("grants");
     assert_eq!(world.store.list(&other.caller, &grants, everything()).await.expect("a list").total, 0);
-    assert!(world.store.find_generation(&other.caller, &generation("same")).await.expect("a look-up").is_empty());
+    assert!(world.holding(&other.caller, "same").await.is_empty());
 
     let mut theirs = world.desk_of(&other.caller, "agent:main:main").await;
     world.switch(&mut theirs, "same").await;

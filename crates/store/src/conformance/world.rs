@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use watertight_core::grant::{Grants, Verb, VerbSet};
+use watertight_core::grant::{Grant, Grants, Verb, VerbSet};
 use watertight_core::ids::{EntryId, GenerationId, RunId, UnixMillis};
-use watertight_core::key::CanonicalKey;
+use watertight_core::key::{CanonicalKey, KeyPrefix};
 use watertight_core::principal::Proof;
 use watertight_core::run::RunOptions;
 use watertight_core::scope::{admit, authenticate, authorize};
@@ -15,7 +15,8 @@ use watertight_seal::token::{Token, TokenHasher, TokenKind};
 
 use super::{Fixture, Subject};
 use crate::model::{
-    Archived, Batch, Committed, EntryRange, Head, Lease, ListQuery, NewEntry, NewTenant, RunChange, Switch, TenantRow,
+    Archived, Batch, Committed, EntryRange, GenerationHit, Head, Lease, ListQuery, NewEntry, NewTenant, RunChange,
+    Switch, TenantRow,
 };
 use crate::{Store, StoreError};
 
@@ -150,6 +151,12 @@ impl World {
         entries.iter().map(|entry| entry.body.message.text()).collect()
     }
 
+    /// The sessions that hold a generation and that a caller may read, latest written first.
+    pub async fn holding(&self, caller: &Caller, id: &str) -> Vec<GenerationHit> {
+        let grants = self.store.grants(caller).await.expect("grants");
+        self.store.find_generation(caller, &grants, &generation(id), START).await.expect("a look-up")
+    }
+
     /// Keys of the sessions a query lists for the operator, and how many match in all.
     pub async fn listed(&self, query: ListQuery) -> (Vec<String>, u64) {
         let caller = &self.operator.caller;
@@ -200,6 +207,16 @@ pub fn run(id: &str) -> RunId {
 /// A generation id.
 pub fn generation(id: &str) -> GenerationId {
     GenerationId::parse(id).expect("a generation id")
+}
+
+/// Grants of the caller to read under these prefixes, until [`START`].
+pub fn reading(caller: &Caller, prefixes: &[&str]) -> Grants {
+    let grant = |prefix: &&str| Grant {
+        verbs: [Verb::Read].into_iter().collect(),
+        prefix: KeyPrefix::from_segments(prefix.split(':').map(str::to_owned).collect()),
+        not_after: Some(START),
+    };
+    Grants::decode(caller.tenant(), caller.principal(), prefixes.iter().map(grant).collect())
 }
 
 /// A query for everything but archived sessions and sentinels.

@@ -9,32 +9,55 @@ use tokio::sync::Semaphore;
 use super::{OpenError, checks};
 use crate::StoreError;
 
-/// Reads under way at the most; more wait.
+/// Short reads under way at the most; more wait.
 const CONNECTIONS: usize = 4;
+/// Scans under way at the most, beside the short reads: nothing that a turn waits for waits behind a scan.
+const SCANS: usize = 1;
 
 /// The pool.
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     places: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let readers =
-            Self { path: path.to_owned(), idle: Mutex::new(Vec::new()), places: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let readers = Self {
+            path: path.to_owned(),
+            idle: Mutex::new(Vec::new()),
+            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            scans: Arc::new(Semaphore::new(SCANS)),
+        };
         let first = readers.connect()?;
         readers.put_back(first);
         Ok(readers)
     }
 
-    /// Runs `read` on a blocking thread.
+    /// Runs a short `read` on a blocking thread.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.run_in(&self.places, read).await
+    }
+
+    /// Runs a `read` whose length grows with the number of sessions.
+    pub(super) async fn run_scan<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run_in(&self.scans, read).await
+    }
+
+    async fn run_in<T: Send + 'static>(
+        self: &Arc<Self>,
+        places: &Arc<Semaphore>,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let closed = || StoreError::Unavailable("the store is closed".to_owned());
-        let place = self.places.clone().acquire_owned().await.map_err(|_| closed())?;
+        let place = places.clone().acquire_owned().await.map_err(|_| closed())?;
         let readers = self.clone();
         tokio::task::spawn_blocking(move || {
             let result = readers.run_blocking(read);
@@ -64,7 +87,7 @@ impl Readers {
 
     fn put_back(&self, conn: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < CONNECTIONS {
+        if idle.len() < CONNECTIONS + SCANS {
             idle.push(conn);
         }
     }
@@ -80,5 +103,48 @@ impl Readers {
         checks::pragma(&conn, "cache_size", "-16384", "-16384")?;
         conn.set_prepared_statement_cache_capacity(64);
         Ok(conn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_short_read_does_not_wait_for_scans() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").unwrap();
+        let readers = Arc::new(Readers::open(&path).unwrap());
+        let (go, wait) = mpsc::channel::<()>();
+        let (started, running) = tokio::sync::oneshot::channel::<()>();
+        let first = tokio::spawn({
+            let readers = readers.clone();
+            async move {
+                let held = move |_: &Connection| {
+                    let _ = started.send(());
+                    let _ = wait.recv();
+                    Ok(())
+                };
+                readers.run_scan(held).await
+            }
+        });
+        running.await.unwrap();
+        let others: Vec<_> = (0..CONNECTIONS * 2)
+            .map(|_| {
+                let readers = readers.clone();
+                tokio::spawn(async move { readers.run_scan(|_| Ok(())).await })
+            })
+            .collect();
+        for _ in 0..CONNECTIONS * 2 {
+            readers.run(|_| Ok(())).await.unwrap();
+        }
+        assert!(!first.is_finished() && others.iter().all(|scan| !scan.is_finished()), "scans wait for each other");
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        for scan in others {
+            scan.await.unwrap().unwrap();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use watertight_core::SessionScope;
 use watertight_core::ids::{
     GenerationId, GenerationNo, LeaseEpoch, Lifecycle, PrincipalId, Seq, SessionId, TenantId, UnixMillis,
@@ -14,6 +14,7 @@ use watertight_seal::chain::{self, Chain};
 use watertight_seal::keyring::TenantKeys;
 
 use super::fault::Fault;
+use super::list::{self, Reach};
 use super::rows::{self, EntryRaw, RecordSite, Session, SessionRaw};
 use super::vault::Vault;
 use crate::StoreError;
@@ -208,36 +209,48 @@ fn verify_end(conn: &Connection, vault: &Vault, keys: &TenantKeys, session: &Ses
     last.open(&RecordSite { vault, tenant, session: id }, &links).map(drop)
 }
 
-/// Sessions of the tenant that hold this generation, latest written first. A damaged one is left out: it answers for
+/// Sessions within the reach that hold this generation, latest written first. A damaged one is left out: it answers for
 /// itself when it is opened.
 pub(super) fn find_generation(
     conn: &Connection,
     vault: &Vault,
-    tenant: TenantId,
+    keys: &TenantKeys,
+    reach: &Reach,
     id: &GenerationId,
 ) -> Result<Vec<GenerationHit>, StoreError> {
-    let hash = vault.tenant(tenant)?.generation_hash(id);
+    let tenant = keys.tenant();
+    // Bounded after the caller's own were picked out, so that nobody else's sessions can crowd them out.
+    let own = match reach {
+        Reach::Nothing => return Ok(Vec::new()),
+        Reach::Everything | Reach::Agent(_) => String::new(),
+        Reach::Prefixes(prefixes) => format!(
+            "AND EXISTS (SELECT 1 FROM session_prefixes x
+                 WHERE x.tenant = ? AND x.prefix_hash IN ({}) AND x.session = f.session)",
+            vec!["?"; prefixes.len()].join(", ")
+        ),
+    };
+    let mut values = vec![tenant.as_bytes().to_vec(), keys.generation_hash(id).to_vec()];
+    if let Reach::Prefixes(prefixes) = reach {
+        values.push(tenant.as_bytes().to_vec());
+        values.extend(prefixes.iter().map(|p| keys.prefix_hash(p.segments().iter().map(String::as_str)).to_vec()));
+    }
     let sql = format!(
-        "SELECT {}, f.generation FROM {}
-         JOIN generations f ON f.tenant = s.tenant AND f.session = s.session
-         WHERE f.tenant = ?1 AND f.id_hash = ?2 AND s.tenant = ?1
-         ORDER BY s.updated_at DESC, s.session LIMIT {HITS}",
-        SessionRaw::COLUMNS,
-        SessionRaw::FROM
+        "SELECT f.session, f.generation FROM generations f
+         JOIN sessions s ON s.tenant = f.tenant AND s.session = f.session
+         WHERE f.tenant = ? AND f.id_hash = ? {own}
+         ORDER BY s.updated_at DESC, s.session LIMIT {HITS}"
     );
-    let mut statement = conn.prepare_cached(&sql)?;
-    let rows =
-        statement.query_map((tenant.as_bytes(), hash), |row| Ok((SessionRaw::read(row)?, row.get::<_, u32>(19)?)))?;
+    let found: Vec<([u8; 16], u32)> =
+        conn.prepare(&sql)?.query_map(params_from_iter(values), |row| row.try_into())?.collect::<Result<_, _>>()?;
     let mut hits = Vec::new();
-    for row in rows {
-        let (raw, generation) = row?;
-        if let Some(session) = intact(raw.open(vault))? {
-            hits.push(GenerationHit {
-                key: session.record.key().clone(),
-                live: session.record.generation_no().0 == generation,
-                updated_at: session.updated_at,
-            });
-        }
+    for (session, generation) in found {
+        let raw = SessionRaw::find(conn, tenant, SessionId::from_bytes(session));
+        let opened = raw.and_then(|raw| raw.map(|raw| raw.open(vault)).transpose());
+        let Some(session) = intact(opened)?.flatten() else { continue };
+        let key = session.record.key();
+        let live = session.record.generation_no().0 == generation;
+        let hit = GenerationHit { key: key.clone(), live, updated_at: session.updated_at };
+        hits.extend(list::within(reach, key, hit));
     }
     Ok(hits)
 }

@@ -3,10 +3,11 @@
 use rusqlite::Connection;
 use watertight_core::grant::Verb;
 use watertight_core::ids::GenerationNo;
+use watertight_core::key::AgentId;
 use watertight_core::scope::authorize;
-use watertight_store::conformance::world::{START, World, accepted, everything, generation, run, said};
+use watertight_store::conformance::world::{START, World, accepted, everything, generation, reading, run, said};
 use watertight_store::conformance::{Fixture, Subject};
-use watertight_store::model::{Batch, EntryRange, Switch};
+use watertight_store::model::{Batch, EntryRange, ListQuery, Switch};
 use watertight_store::{Store, StoreError};
 
 use crate::Sqlite;
@@ -181,6 +182,7 @@ async fn a_changed_session_row_is_found() {
             "UPDATE sessions SET meta = (SELECT o.meta FROM sessions o WHERE o.session = $O) WHERE \
              session = $V",
         ),
+        ("the label's hash", "UPDATE sessions SET label_hash = zeroblob(32) WHERE session = $V"),
         ("the pinned flag", "UPDATE sessions SET pinned = 1 WHERE session = $V"),
         (
             "a generation's id",
@@ -277,6 +279,50 @@ async fn a_flipped_bit_anywhere_in_a_stored_body_is_found() {
         assert!(matches!(found, Err(StoreError::Integrity(_))), "byte {at}: {found:?}");
         operator = Some(world.operator);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_put_under_other_keys_than_its_own_is_not_shown_there() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    let own = "agent:main:user:own:a";
+    for key in [own, "agent:ops:user:victim:b", "unknown"] {
+        let mut desk = world.desk(key).await;
+        world.switch(&mut desk, "shared").await;
+    }
+    let caller = &world.operator.caller;
+    let id = async |key| {
+        let session = world.scope(caller, key).await.session();
+        format!("x'{}'", session.to_string().replace('-', ""))
+    };
+    let (own_id, victim, sentinel) = (id(own).await, id("agent:ops:user:victim:b").await, id("unknown").await);
+    let forged = format!(
+        "INSERT INTO session_prefixes SELECT tenant, prefix_hash, other.id FROM session_prefixes
+             JOIN (SELECT {victim} AS id UNION SELECT {sentinel}) other WHERE session = {own_id}
+             ON CONFLICT DO NOTHING;
+         UPDATE sessions SET sentinel = 0, agent_tag = (SELECT o.agent_tag FROM sessions o WHERE o.session = {own_id})"
+    );
+    fixture.database("store.db").execute_batch(&forged).unwrap();
+
+    let granted = reading(caller, &["agent:main:user:own"]);
+    let everywhere = world.store.grants(caller).await.unwrap();
+    let agent = Some(AgentId::parse("main").unwrap());
+    let cases = [
+        (&granted, everything()),
+        (&granted, ListQuery { search: Some("a".to_owned()), ..everything() }),
+        (&everywhere, ListQuery { agent: agent.clone(), ..everything() }),
+        (&everywhere, ListQuery { agent, search: Some("a".to_owned()), ..everything() }),
+    ];
+    for (grants, query) in cases {
+        let text = format!("{query:?}");
+        let page = world.store.list(caller, grants, query).await.unwrap();
+        let keys: Vec<_> = page.rows.iter().map(|row| row.record.key().as_str()).collect();
+        assert_eq!(keys, [own], "{text}");
+    }
+    let page = world.store.list(caller, &everywhere, everything()).await.unwrap();
+    assert!(page.rows.iter().all(|row| !row.record.key().is_sentinel()));
+    let hits = world.store.find_generation(caller, &granted, &generation("shared"), START).await.unwrap();
+    assert_eq!(hits.iter().map(|hit| hit.key.as_str()).collect::<Vec<_>>(), [own]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
