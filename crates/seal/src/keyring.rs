@@ -141,6 +141,7 @@ pub struct TenantKeys {
     idempotency: Key,
     names: Key,
     chain_root: Key,
+    authority: Key,
     own: DataKey,
 }
 
@@ -154,6 +155,7 @@ impl TenantKeys {
             idempotency: root.derive("wt/idem/v1", b""),
             names: root.derive("wt/name/v1", b""),
             chain_root: root.derive("wt/chain-root/v1", b""),
+            authority: root.derive("wt/authority/v1", b""),
             own: DataKey::new(root.derive("wt/meta/v1", b""), tenant, SessionId::from_bytes(NOBODY), 0),
         }
     }
@@ -230,6 +232,13 @@ impl TenantKeys {
     /// What a principal's run is looked up by.
     pub fn run_hash(&self, principal: PrincipalId, id: &RunId) -> [u8; 32] {
         self.idempotency.mac(&[principal.as_bytes(), id.as_str().as_bytes()])
+    }
+
+    /// MAC over a plain row that says who may do what: its table and its columns, in one order.
+    pub fn authority_mac(&self, table: &'static str, columns: &[&[u8]]) -> [u8; 32] {
+        let fields: Vec<&[u8]> =
+            [table.as_bytes(), self.tenant.as_bytes()].into_iter().chain(columns.iter().copied()).collect();
+        self.authority.mac(&fields)
     }
 
     /// The session's names as a provider in mode `hashed` sees them.
@@ -314,6 +323,23 @@ mod tests {
             let mut changed = data.clone();
             changed.key[at] ^= 1;
             assert!(keys.open_data_key(session(1), 1, &changed).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn an_authority_mac_covers_tenant_table_and_every_column() {
+        let (a, _) = root(1).create_tenant(tenant(1)).unwrap();
+        let (b, _) = root(1).create_tenant(tenant(2)).unwrap();
+        let mac = a.authority_mac("t", &[b"one", b"two"]);
+        assert_eq!(mac, a.authority_mac("t", &[b"one", b"two"]));
+        for other in [
+            b.authority_mac("t", &[b"one", b"two"]),
+            a.authority_mac("u", &[b"one", b"two"]),
+            a.authority_mac("t", &[b"on", b"etwo"]),
+            a.authority_mac("t", &[b"one", b"two", b""]),
+            a.authority_mac("t", &[b"two", b"one"]),
+        ] {
+            assert_ne!(mac, other);
         }
     }
 

@@ -173,7 +173,7 @@ fn demand(scope: &SessionScope, verb: Verb) -> Result<(), StoreError> {
 impl Store for SqliteStore {
     fn credential<'a>(&'a self, id: &'a CredentialId) -> StoreFuture<'a, Option<CredentialRecord>> {
         let id = id.as_str().to_owned();
-        Box::pin(self.read(move |conn, _| rows::credential(conn, &id)))
+        Box::pin(self.read(move |conn, vault| rows::credential(conn, vault, &id)))
     }
 
     fn schema_version(&self) -> StoreFuture<'_, u32> {
@@ -369,7 +369,7 @@ impl Store for SqliteStore {
 
     fn find_tenant<'a>(&'a self, _steward: &'a Steward, name: &'a str) -> StoreFuture<'a, Option<TenantRow>> {
         let name = name.to_owned();
-        Box::pin(self.read(move |conn, _| tenants::find(conn, &name)))
+        Box::pin(self.read(move |conn, vault| tenants::find(conn, vault, &name)))
     }
 
     fn interrupt_open_runs<'a>(&'a self, _steward: &'a Steward, now: UnixMillis) -> StoreFuture<'a, u64> {

@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use watertight_core::ids::{SessionId, TenantId};
 use watertight_seal::record::{self, DataKey, Place};
 
-pub(super) use self::authority::{credential, grant_place, grant_row, grants, kind_to_stored, tenant};
+pub(super) use self::authority::{
+    CredentialColumns, PrincipalColumns, TenantColumns, credential, grant_place, grant_row, grants, kind_to_stored,
+    tenant,
+};
 pub(super) use self::entry::{EntryRaw, entry_place, entry_row, role};
 pub(super) use self::run::{RunRaw, RunRequest, how, outcome_place, request_place, run_row};
 pub(super) use self::session::{

@@ -8,22 +8,24 @@ use watertight_core::principal::{Principal, PrincipalKind, SecretHash};
 use watertight_seal::keyring::TenantKeys;
 
 use super::fault::Fault;
-use super::rows;
+use super::rows::{self, CredentialColumns, PrincipalColumns, TenantColumns};
+use super::vault::Vault;
 use crate::StoreError;
 use crate::model::TenantRow;
 
 const FIRST_EPOCH: AuthEpoch = AuthEpoch(1);
 
-/// What a new tenant's rows are made of.
+/// The rows of a new tenant.
 pub(super) struct NewRows {
-    name: String,
     tenant: TenantId,
-    operator: PrincipalId,
-    credential: String,
-    secret_hash: SecretHash,
+    tenant_row: TenantColumns,
+    tenant_mac: [u8; 32],
+    operator_row: PrincipalColumns,
+    operator_mac: [u8; 32],
+    credential_row: CredentialColumns,
+    credential_mac: [u8; 32],
     grant: [u8; 16],
     prefix: Vec<u8>,
-    now: UnixMillis,
 }
 
 impl NewRows {
@@ -36,45 +38,67 @@ impl NewRows {
         now: UnixMillis,
     ) -> Result<Self, StoreError> {
         let operator = PrincipalId::from_bytes(watertight_seal::random()?);
+        let tenant_row = TenantColumns { name: name.to_owned(), operator, created_at: now.0 };
+        let operator_row = PrincipalColumns {
+            principal: operator,
+            kind: rows::kind_to_stored(PrincipalKind::Operator),
+            auth_epoch: FIRST_EPOCH.0 as i64,
+            created_at: now.0,
+        };
+        let credential_row = CredentialColumns {
+            credential: credential.to_owned(),
+            principal: operator,
+            secret_hash: *secret_hash.as_bytes(),
+            ceiling: VerbSet::all().bits().into(),
+            not_after: None,
+            revoked: 0,
+            created_at: now.0,
+        };
         let grant = watertight_seal::random()?;
-        let row = rows::grant_row(operator, &grant, VerbSet::all(), None);
+        let grant_row = rows::grant_row(operator, &grant, VerbSet::all(), None);
         let everything = KeyPrefix::everything();
         Ok(Self {
-            name: name.to_owned(),
             tenant: keys.tenant(),
-            operator,
-            credential: credential.to_owned(),
-            secret_hash,
+            tenant_mac: tenant_row.mac(keys),
+            operator_mac: operator_row.mac(keys),
+            credential_mac: credential_row.mac(keys),
+            tenant_row,
+            operator_row,
+            credential_row,
             grant,
-            prefix: rows::seal_json(keys.own(), &rows::grant_place(&row), &everything.segments())?,
-            now,
+            prefix: rows::seal_json(keys.own(), &rows::grant_place(&grant_row), &everything.segments())?,
         })
     }
 
-    /// Writes the rows, unless a tenant of this name is there by now; runs on the writer.
+    /// Writes the rows; runs on the writer.
     pub(super) fn insert(&self, conn: &Connection) -> Result<TenantRow, Fault> {
-        if let Some(found) = find(conn, &self.name)? {
-            return Ok(found);
-        }
-        let (tenant, operator) = (self.tenant.as_bytes(), self.operator.as_bytes());
+        let (tenant, operator) = (self.tenant.as_bytes(), self.tenant_row.operator.as_bytes());
+        let row = &self.tenant_row;
         conn.execute(
-            "INSERT INTO tenants (tenant, name, operator, created_at) VALUES (?1, ?2, ?3, ?4)",
-            params![tenant, self.name, operator, self.now.0],
+            "INSERT INTO tenants (tenant, name, operator, created_at, mac) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![tenant, row.name, operator, row.created_at, self.tenant_mac],
         )?;
+        let row = &self.operator_row;
         conn.execute(
-            "INSERT INTO principals (tenant, principal, kind, auth_epoch, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![tenant, operator, rows::kind_to_stored(PrincipalKind::Operator), FIRST_EPOCH.0 as i64, self.now.0],
+            "INSERT INTO principals (tenant, principal, kind, auth_epoch, created_at, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![tenant, operator, row.kind, row.auth_epoch, row.created_at, self.operator_mac],
         )?;
+        let row = &self.credential_row;
         conn.execute(
-            "INSERT INTO credentials (credential, tenant, principal, secret_hash, ceiling, not_after, revoked, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, NULL, 0, ?6)",
+            "INSERT INTO credentials (credential, tenant, principal, secret_hash, ceiling, not_after, revoked,
+                 created_at, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
-                self.credential,
+                row.credential,
                 tenant,
                 operator,
-                self.secret_hash.as_bytes(),
-                VerbSet::all().bits(),
-                self.now.0
+                row.secret_hash,
+                row.ceiling,
+                row.not_after,
+                row.revoked,
+                row.created_at,
+                self.credential_mac
             ],
         )?;
         conn.execute(
@@ -82,16 +106,16 @@ impl NewRows {
             params![tenant, operator, self.grant, VerbSet::all().bits(), self.prefix],
         )?;
         Ok(TenantRow {
-            name: self.name.clone(),
-            operator: Principal { tenant: self.tenant, id: self.operator, kind: PrincipalKind::Operator },
+            name: self.tenant_row.name.clone(),
+            operator: Principal { tenant: self.tenant, id: self.tenant_row.operator, kind: PrincipalKind::Operator },
             auth_epoch: FIRST_EPOCH,
         })
     }
 }
 
 /// The tenant of this name.
-pub(super) fn find(conn: &Connection, name: &str) -> Result<Option<TenantRow>, StoreError> {
-    let found = rows::tenant(conn, name)?;
+pub(super) fn find(conn: &Connection, vault: &Vault, name: &str) -> Result<Option<TenantRow>, StoreError> {
+    let found = rows::tenant(conn, vault, name)?;
     Ok(found.map(|(operator, auth_epoch)| TenantRow { name: name.to_owned(), operator, auth_epoch }))
 }
 

@@ -11,7 +11,8 @@ CREATE TABLE tenants (
     tenant     BLOB NOT NULL PRIMARY KEY,
     name       TEXT NOT NULL UNIQUE,  -- as the configuration names it
     operator   BLOB NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    mac        BLOB NOT NULL  -- over every other column, as in the two tables below
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE principals (
@@ -20,6 +21,7 @@ CREATE TABLE principals (
     kind       INTEGER NOT NULL,
     auth_epoch INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
+    mac        BLOB NOT NULL,
     PRIMARY KEY (tenant, principal)
 ) STRICT, WITHOUT ROWID;
 
@@ -32,6 +34,7 @@ CREATE TABLE credentials (
     not_after   INTEGER,
     revoked     INTEGER NOT NULL,
     created_at  INTEGER NOT NULL,
+    mac         BLOB NOT NULL,
     FOREIGN KEY (tenant, principal) REFERENCES principals (tenant, principal)
 ) STRICT, WITHOUT ROWID;
 

@@ -5,14 +5,88 @@ use watertight_core::grant::{Grant, Grants, VerbSet};
 use watertight_core::ids::{AuthEpoch, PrincipalId, TenantId, UnixMillis};
 use watertight_core::key::KeyPrefix;
 use watertight_core::principal::{CredentialRecord, Principal, PrincipalKind, SecretHash};
+use watertight_seal::chain;
 use watertight_seal::keyring::TenantKeys;
 use watertight_seal::record::Place;
 
-use super::{open_json, unsigned};
+use super::open_json;
 use crate::StoreError;
+use crate::sqlite::vault::Vault;
+
+/// A tenant's row. These three kinds of rows are plain, so each carries a MAC under a key of its tenant: a row that was
+/// changed, or made without the keys, gives nobody anything.
+pub(in crate::sqlite) struct TenantColumns {
+    pub(in crate::sqlite) name: String,
+    pub(in crate::sqlite) operator: PrincipalId,
+    pub(in crate::sqlite) created_at: i64,
+}
+
+/// A principal's row.
+pub(in crate::sqlite) struct PrincipalColumns {
+    pub(in crate::sqlite) principal: PrincipalId,
+    /// 1 operator, 2 user, 3 service.
+    pub(in crate::sqlite) kind: i64,
+    pub(in crate::sqlite) auth_epoch: i64,
+    pub(in crate::sqlite) created_at: i64,
+}
+
+/// A credential's row.
+pub(in crate::sqlite) struct CredentialColumns {
+    /// The public part of the token.
+    pub(in crate::sqlite) credential: String,
+    pub(in crate::sqlite) principal: PrincipalId,
+    pub(in crate::sqlite) secret_hash: [u8; 32],
+    /// The bits of a [`VerbSet`].
+    pub(in crate::sqlite) ceiling: i64,
+    pub(in crate::sqlite) not_after: Option<i64>,
+    pub(in crate::sqlite) revoked: i64,
+    pub(in crate::sqlite) created_at: i64,
+}
+
+impl TenantColumns {
+    pub(in crate::sqlite) fn mac(&self, keys: &TenantKeys) -> [u8; 32] {
+        keys.authority_mac("tenants", &[self.name.as_bytes(), self.operator.as_bytes(), &self.created_at.to_le_bytes()])
+    }
+}
+
+impl PrincipalColumns {
+    pub(in crate::sqlite) fn mac(&self, keys: &TenantKeys) -> [u8; 32] {
+        keys.authority_mac(
+            "principals",
+            &[
+                self.principal.as_bytes(),
+                &self.kind.to_le_bytes(),
+                &self.auth_epoch.to_le_bytes(),
+                &self.created_at.to_le_bytes(),
+            ],
+        )
+    }
+}
+
+impl CredentialColumns {
+    pub(in crate::sqlite) fn mac(&self, keys: &TenantKeys) -> [u8; 32] {
+        let not_after = self.not_after.map(i64::to_le_bytes);
+        keys.authority_mac(
+            "credentials",
+            &[
+                self.credential.as_bytes(),
+                self.principal.as_bytes(),
+                &self.secret_hash,
+                &self.ceiling.to_le_bytes(),
+                not_after.as_ref().map_or(&[], |end| &end[..]),
+                &self.revoked.to_le_bytes(),
+                &self.created_at.to_le_bytes(),
+            ],
+        )
+    }
+}
+
+fn verify(expected: [u8; 32], stored: &[u8], what: &'static str) -> Result<(), StoreError> {
+    if chain::same(&expected, stored) { Ok(()) } else { Err(StoreError::Integrity(what)) }
+}
 
 /// A principal's kind in its stored form.
-pub(in crate::sqlite) fn kind_to_stored(kind: PrincipalKind) -> u8 {
+pub(in crate::sqlite) fn kind_to_stored(kind: PrincipalKind) -> i64 {
     match kind {
         PrincipalKind::Operator => 1,
         PrincipalKind::User => 2,
@@ -20,7 +94,7 @@ pub(in crate::sqlite) fn kind_to_stored(kind: PrincipalKind) -> u8 {
     }
 }
 
-fn kind(stored: u8) -> Result<PrincipalKind, StoreError> {
+fn kind(stored: i64) -> Result<PrincipalKind, StoreError> {
     match stored {
         1 => Ok(PrincipalKind::Operator),
         2 => Ok(PrincipalKind::User),
@@ -30,49 +104,81 @@ fn kind(stored: u8) -> Result<PrincipalKind, StoreError> {
 }
 
 /// The credential of this public id.
-pub(in crate::sqlite) fn credential(conn: &Connection, id: &str) -> Result<Option<CredentialRecord>, StoreError> {
+pub(in crate::sqlite) fn credential(
+    conn: &Connection,
+    vault: &Vault,
+    id: &str,
+) -> Result<Option<CredentialRecord>, StoreError> {
     let row = conn
         .prepare_cached(
-            "SELECT c.tenant, c.principal, p.kind, c.secret_hash, c.ceiling, p.auth_epoch, c.not_after, c.revoked
-             FROM credentials c JOIN principals p ON p.tenant = c.tenant AND p.principal = c.principal
-             WHERE c.credential = ?1",
+            "SELECT tenant, principal, secret_hash, ceiling, not_after, revoked, created_at, mac
+             FROM credentials WHERE credential = ?1",
         )?
         .query_row([id], |row| {
-            Ok((
-                TenantId::from_bytes(row.get(0)?),
-                PrincipalId::from_bytes(row.get(1)?),
-                row.get::<_, u8>(2)?,
-                SecretHash::new(row.get(3)?),
-                VerbSet::from_bits(row.get(4)?),
-                AuthEpoch(unsigned(row, 5)?),
-                row.get::<_, Option<i64>>(6)?.map(UnixMillis),
-                row.get::<_, bool>(7)?,
-            ))
+            let columns = CredentialColumns {
+                credential: id.to_owned(),
+                principal: PrincipalId::from_bytes(row.get(1)?),
+                secret_hash: row.get(2)?,
+                ceiling: row.get(3)?,
+                not_after: row.get(4)?,
+                revoked: row.get(5)?,
+                created_at: row.get(6)?,
+            };
+            Ok((TenantId::from_bytes(row.get(0)?), columns, row.get::<_, Vec<u8>>(7)?))
         })
         .optional()?;
-    let Some((tenant, id, stored_kind, hash, ceiling, epoch, not_after, revoked)) = row else { return Ok(None) };
-    let principal = Principal { tenant, id, kind: kind(stored_kind)? };
-    Ok(Some(CredentialRecord::decode(principal, hash, ceiling, epoch, not_after, revoked)))
+    let Some((tenant, columns, mac)) = row else { return Ok(None) };
+    let keys = vault.tenant(tenant)?;
+    verify(columns.mac(&keys), &mac, "credential")?;
+    let (principal, epoch) = principal(conn, &keys, columns.principal)?;
+    // What the MAC covers was written from these types.
+    let ceiling = u16::try_from(columns.ceiling).map_err(|_| StoreError::Integrity("credential"))?;
+    Ok(Some(CredentialRecord::decode(
+        principal,
+        SecretHash::new(columns.secret_hash),
+        VerbSet::from_bits(ceiling),
+        epoch,
+        columns.not_after.map(UnixMillis),
+        columns.revoked != 0,
+    )))
+}
+
+/// A principal that another row names, with its epoch.
+fn principal(conn: &Connection, keys: &TenantKeys, id: PrincipalId) -> Result<(Principal, AuthEpoch), StoreError> {
+    let row = conn
+        .prepare_cached(
+            "SELECT kind, auth_epoch, created_at, mac FROM principals WHERE tenant = ?1 AND principal = ?2",
+        )?
+        .query_row((keys.tenant().as_bytes(), id.as_bytes()), |row| {
+            let columns =
+                PrincipalColumns { principal: id, kind: row.get(0)?, auth_epoch: row.get(1)?, created_at: row.get(2)? };
+            Ok((columns, row.get::<_, Vec<u8>>(3)?))
+        })
+        .optional()?;
+    let (columns, mac) = row.ok_or(StoreError::Integrity("principal"))?;
+    verify(columns.mac(keys), &mac, "principal")?;
+    let epoch = u64::try_from(columns.auth_epoch).map_err(|_| StoreError::Integrity("principal"))?;
+    Ok((Principal { tenant: keys.tenant(), id, kind: kind(columns.kind)? }, AuthEpoch(epoch)))
 }
 
 /// The tenant of this name with its operator and the operator's epoch.
-pub(in crate::sqlite) fn tenant(conn: &Connection, name: &str) -> Result<Option<(Principal, AuthEpoch)>, StoreError> {
+pub(in crate::sqlite) fn tenant(
+    conn: &Connection,
+    vault: &Vault,
+    name: &str,
+) -> Result<Option<(Principal, AuthEpoch)>, StoreError> {
     let row = conn
-        .prepare_cached(
-            "SELECT t.tenant, p.principal, p.kind, p.auth_epoch
-             FROM tenants t JOIN principals p ON p.tenant = t.tenant AND p.principal = t.operator WHERE t.name = ?1",
-        )?
+        .prepare_cached("SELECT tenant, operator, created_at, mac FROM tenants WHERE name = ?1")?
         .query_row([name], |row| {
-            Ok((
-                TenantId::from_bytes(row.get(0)?),
-                PrincipalId::from_bytes(row.get(1)?),
-                row.get::<_, u8>(2)?,
-                AuthEpoch(unsigned(row, 3)?),
-            ))
+            let operator = PrincipalId::from_bytes(row.get(1)?);
+            let columns = TenantColumns { name: name.to_owned(), operator, created_at: row.get(2)? };
+            Ok((TenantId::from_bytes(row.get(0)?), columns, row.get::<_, Vec<u8>>(3)?))
         })
         .optional()?;
-    let Some((tenant, id, stored_kind, epoch)) = row else { return Ok(None) };
-    Ok(Some((Principal { tenant, id, kind: kind(stored_kind)? }, epoch)))
+    let Some((tenant, columns, mac)) = row else { return Ok(None) };
+    let keys = vault.tenant(tenant)?;
+    verify(columns.mac(&keys), &mac, "tenant")?;
+    principal(conn, &keys, columns.operator).map(Some)
 }
 
 /// The row name of a grant: everything about it that is plain.
