@@ -287,6 +287,7 @@ impl Actor {
             self.parked.drain(..).partition(|parked| wanted(&parked.request.run));
         self.parked = kept;
         for parked in hit {
+            ended.push(parked.request.run.clone());
             parked.refuse(EngineError::Invalid("The run was aborted before it was accepted.".into()));
         }
         self.show_queue();

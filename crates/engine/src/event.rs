@@ -96,7 +96,7 @@ pub enum EventKind {
     },
     /// The session was created or changed outside a run.
     Changed {
-        /// Why, a wire word of gateway-ws.md §3 such as `create`.
+        /// Why, a wire word of gateway-ws.md §3; `create` when its first input was stored.
         reason: &'static str,
         /// The session now.
         session: Arc<SessionView>,

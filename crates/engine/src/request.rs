@@ -99,7 +99,7 @@ pub enum Disposition {
 /// Which part of a transcript to read.
 #[derive(Clone, Debug)]
 pub struct HistoryQuery {
-    /// Messages at the most, from 1 to 1000.
+    /// Messages at the most; the surface bounds it.
     pub limit: u32,
     /// How many of the newest to leave out.
     pub offset: u32,

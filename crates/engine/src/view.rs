@@ -2,7 +2,7 @@
 
 use watertight_core::ids::{GenerationId, RunId, UnixMillis};
 use watertight_core::key::CanonicalKey;
-use watertight_core::session::{SessionMeta, SessionStatus};
+use watertight_core::session::SessionMeta;
 use watertight_core::transcript::Entry;
 
 /// A session with what is going on in it now.
@@ -28,13 +28,6 @@ pub struct SessionView {
     pub model: (String, String),
     /// Size of the model's context window, in tokens.
     pub context_tokens: u64,
-}
-
-impl SessionView {
-    /// Where the latest run stands.
-    pub fn status(&self) -> SessionStatus {
-        self.meta.status
-    }
 }
 
 /// One page of a list.

@@ -13,6 +13,7 @@ use super::live::{self};
 use super::mail::{Submission, Why};
 use super::{Actor, MAX_PARKED_BYTES, MAX_QUEUED, Queued, random_entry_id};
 use crate::error::EngineError;
+use crate::event::EventKind;
 use crate::request::{Accepted, Disposition, GenerationChoice, TurnRequest};
 
 impl Actor {
@@ -89,6 +90,7 @@ impl Actor {
             meta: Some(meta),
         };
         let switched = batch.switch.is_some();
+        let created = scope.is_draft();
         let committed = match self.commit(&scope, batch).await {
             Ok(committed) => committed,
             Err(StoreError::RunExists) => {
@@ -135,6 +137,10 @@ impl Actor {
         });
         self.show_queue();
         acknowledge(&accepted);
+        if created {
+            let session = self.view();
+            self.publish(None, EventKind::Changed { reason: "create", session });
+        }
         self.publish_entries(&committed.entries, Some((&request.run, 0)));
         let _ = reply.send(Ok(accepted));
     }

@@ -27,6 +27,20 @@ impl Engine {
         request: TurnRequest,
         acknowledge: impl FnOnce(&Accepted) + Send + 'static,
     ) -> Result<Accepted, EngineError> {
+        self.submit_in_order(access, request, || {}, acknowledge).await
+    }
+
+    /// [`Self::submit`] for a surface that keeps its clients' requests in order: `taken` is called, or dropped, as soon
+    /// as the turn lies in its session's mailbox. What is asked of the session after that is asked after this turn, so
+    /// nobody need wait for the acknowledgement, which a change of generation may hold back for long.
+    pub async fn submit_in_order(
+        &self,
+        access: &Access,
+        request: TurnRequest,
+        taken: impl FnOnce() + Send + 'static,
+        acknowledge: impl FnOnce(&Accepted) + Send + 'static,
+    ) -> Result<Accepted, EngineError> {
+        let mut taken = Some(taken);
         if request.input.is_empty() {
             return Err(EngineError::Invalid("message or attachment required".into()));
         }
@@ -73,6 +87,9 @@ impl Engine {
                 reply,
             });
             self.inner.registry.submit(shared, submission).await;
+            if let Some(taken) = taken.take() {
+                taken();
+            }
             let Refused { why, submission } = match answer.await {
                 Ok(Ok(accepted)) => return Ok(accepted),
                 Ok(Err(refused)) => refused,

@@ -267,7 +267,8 @@ async fn events_are_gap_free_and_deltas_add_up() {
     assert_eq!(said, report.text);
     let ends = events.iter().filter(|event| matches!(event.kind, EventKind::Ended { .. })).count();
     assert_eq!(ends, 1);
-    assert_eq!(world::name(&events[0].kind), "entry", "the input comes first");
+    let kinds: Vec<_> = events.iter().map(|event| world::name(&event.kind)).collect();
+    assert_eq!(kinds[..3], ["changed", "entry", "started"], "a new session, its input, its run");
 }
 
 #[tokio::test]
@@ -376,7 +377,7 @@ fn a_run_of_a_process_that_died_is_interrupted_at_the_next_start() {
         assert_eq!(world.ended("r1").await.outcome, RunOutcome::Interrupted);
         let view = world.engine.describe(&world.access, &Target::of_key("k")).await.unwrap().unwrap();
         assert!(view.active_runs.is_empty());
-        assert_eq!(view.status(), watertight_core::session::SessionStatus::Failed);
+        assert_eq!(view.meta.status, watertight_core::session::SessionStatus::Failed);
         world.say("k", "goes on").await;
         assert_eq!(world.history("k").await.total, 3);
     });
@@ -506,7 +507,7 @@ async fn an_abort_of_everything_reaches_turns_that_wait_to_be_accepted() {
         world.until_waiting("k", "r2").await;
         world.engine.abort(&world.access, &Target::of_key("k"), None, "rpc").await
     });
-    assert_eq!(aborted.unwrap().runs, [RunId::parse("r1").unwrap()]);
+    assert_eq!(aborted.unwrap().runs, [RunId::parse("r1").unwrap(), RunId::parse("r2").unwrap()]);
     assert!(matches!(refused.unwrap_err(), EngineError::Invalid(_)));
     assert_eq!(world.history("k").await.total, 1, "the refused input was not stored");
 }
@@ -545,4 +546,23 @@ async fn a_listener_may_widen_its_interest() {
     listener.hear_everything();
     world.say("k", "heard").await;
     assert!(!sink.seen().is_empty());
+}
+
+#[tokio::test]
+async fn an_ordered_turn_is_taken_before_it_is_acknowledged() {
+    let world = World::open().await;
+    world.engine.submit(&world.access, turn("k", "r1", "/echo hang"), |_| {}).await.unwrap();
+    let mut switching = turn("k", "r2", "second");
+    switching.target.generation = GenerationChoice::MakeLive(generation("b"));
+    let (tell, taken) = tokio::sync::oneshot::channel();
+    let take = move || {
+        let _ = tell.send(());
+    };
+    let (refused, aborted) =
+        tokio::join!(world.engine.submit_in_order(&world.access, switching, take, |_| {}), async {
+            taken.await.unwrap();
+            world.engine.abort(&world.access, &Target::of_key("k"), None, "rpc").await.unwrap()
+        });
+    assert_eq!(aborted.runs.len(), 2, "what is asked after the turn was taken reaches it");
+    assert!(refused.is_err());
 }
