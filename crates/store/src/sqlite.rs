@@ -1,6 +1,7 @@
 //! The embedded store: `store.db` behind one writer thread and a few readers, `keys.db` for wrapped keys.
 //!
-//! * [`open`]: opening, and every reason not to. [`checks`]: what must hold before (isolation.md C8).
+//! * [`open`]: opening, and every reason not to. [`checks`]: what must hold before (isolation.md C8). [`soundness`]: the
+//!   check of the whole file after an unclean end, for a large file beside the work.
 //! * [`migration`]: schema steps with checksums.
 //! * [`writer`]: the writer thread and its group commit. [`readers`]: the read-only connections.
 //! * [`keystore`]: `keys.db`. [`vault`]: the opened keys and the pool of keys for sessions to come.
@@ -20,6 +21,7 @@ mod open;
 mod readers;
 mod rows;
 mod session;
+mod soundness;
 mod tenants;
 mod transcript;
 mod vault;
@@ -49,6 +51,7 @@ pub use self::open::OpenError;
 use self::open::open_database;
 use self::readers::Readers;
 use self::session::{Drafts, FIRST_GENERATION, FIRST_LIFE, Site};
+use self::soundness::{Check, Finding, Soundness};
 use self::vault::Vault;
 use self::writer::Writer;
 use crate::model::{
@@ -70,6 +73,8 @@ pub struct Counts {
 
 /// The embedded store. Closing or dropping it finishes what is queued and marks the end as clean.
 pub struct SqliteStore {
+    check: Option<Check>,
+    soundness: Soundness,
     writer: Writer,
     readers: Arc<Readers>,
     vault: Arc<Vault>,
@@ -108,12 +113,17 @@ impl SqliteStore {
         }
         let root = Root::new(master);
         let keystore = Keystore::open(&keys_path, &root)?;
-        let (conn, schema_version) = open_database(&store_path, keystore.store_id)?;
+        let open::Opened { conn, schema_version, finding } = open_database(&store_path, keystore.store_id)?;
         let vault = Vault::open(root, keystore)?;
-        let writer = Writer::start(conn)?;
+        let unchecked = finding == Finding::Unknown;
+        let soundness = Soundness::new(finding);
+        let writer = Writer::start(conn, soundness.clone())?;
         let readers = Readers::open(&store_path)?;
+        let check = if unchecked { Some(Check::start(&store_path, soundness.clone())?) } else { None };
         lock.sign().map_err(|source| OpenError::Directory { path: dir.to_owned(), source })?;
         Ok(Self {
+            check,
+            soundness,
             writer,
             readers: Arc::new(readers),
             vault: Arc::new(vault),
@@ -140,6 +150,12 @@ impl SqliteStore {
         Ok(self.vault.tenant(scope.tenant())?.hashed_names(scope))
     }
 
+    /// Waits for the check of a large store after an unclean end; ready at once when there is none. After an error,
+    /// which says what is damaged, every write is refused with [`StoreError::Unavailable`].
+    pub async fn checked(&self) -> Result<(), StoreError> {
+        self.soundness.known().await
+    }
+
     /// Figures since the store was opened.
     pub fn counts(&self) -> Counts {
         Counts { commits: self.writer.commits(), writes: self.writer.operations(), keystore_syncs: self.vault.syncs() }
@@ -160,6 +176,9 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        if let Some(check) = &mut self.check {
+            check.stop();
+        }
         self.writer.stop();
         self.vault.close();
     }

@@ -1,10 +1,11 @@
 //! Opening `store.db`, and every reason not to.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::soundness::{self, Finding};
 use super::{checks, migration};
 use crate::StoreError;
 
@@ -77,7 +78,7 @@ pub enum OpenError {
         /// Which step.
         version: u32,
     },
-    /// The check after an unclean end found damage.
+    /// The check of a small store after an unclean end found damage.
     #[error("the store is damaged ({found}): restore it from a backup")]
     Damaged {
         /// What SQLite found.
@@ -104,9 +105,18 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// `store.db`, open for writing.
+pub(super) struct Opened {
+    pub(super) conn: Connection,
+    pub(super) schema_version: u32,
+    /// Unknown when the check of a large file after an unclean end is still to be made.
+    pub(super) finding: Finding,
+}
+
 /// Opens `store.db` for writing, checks it and brings its schema up to date.
-pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<(Connection, u32), OpenError> {
+pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<Opened, OpenError> {
     checks::private_file(path)?;
+    let mut finding = Finding::Sound;
     let mut conn =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     checks::common_settings(&conn)?;
@@ -117,8 +127,15 @@ pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<(Connecti
             return Err(OpenError::NotTogether);
         }
         if !clean {
-            tracing::info!("the store was not closed in order; checking it");
-            checks::quick_check(&conn)?;
+            let bytes =
+                fs::metadata(path).map_err(|source| OpenError::Directory { path: path.to_owned(), source })?.len();
+            if bytes < soundness::SMALL {
+                tracing::info!("the store was not closed in order; checking it");
+                checks::quick_check(&conn)?;
+            } else {
+                tracing::info!(bytes, "the store was not closed in order; checking it beside the work");
+                finding = Finding::Unknown;
+            }
         }
     }
     checks::pragma(&conn, "journal_mode", "WAL", "wal")?;
@@ -127,12 +144,12 @@ pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<(Connecti
     checks::pragma(&conn, "checkpoint_fullfsync", "ON", "1")?;
     // The writer decides when to checkpoint, between groups.
     checks::pragma(&conn, "wal_autocheckpoint", "0", "0")?;
-    let version = migration::apply(&mut conn, migration::STORE, |conn| {
+    let schema_version = migration::apply(&mut conn, migration::STORE, |conn| {
         conn.execute(
             "INSERT INTO store (id, store_id, clean) VALUES (1, ?1, 0) ON CONFLICT (id) DO UPDATE SET clean = 0",
             [store_id],
         )?;
         Ok(())
     })?;
-    Ok((conn, version))
+    Ok(Opened { conn, schema_version, finding })
 }

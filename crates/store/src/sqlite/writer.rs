@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::{self, Fault};
+use super::soundness::Soundness;
 use crate::StoreError;
 
 /// Operations of one group at the most.
@@ -36,7 +37,7 @@ struct Counts {
 
 impl Writer {
     /// Starts the thread on a connection that is set up for writing.
-    pub(super) fn start(mut conn: Connection) -> Result<Self, StoreError> {
+    pub(super) fn start(mut conn: Connection, soundness: Soundness) -> Result<Self, StoreError> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let counts = Arc::new(Counts::default());
         let log_pages = Arc::new(AtomicUsize::new(0));
@@ -46,7 +47,7 @@ impl Writer {
             Ok(())
         }))?;
         conn.set_prepared_statement_cache_capacity(64);
-        let thread = Thread { conn, waiting, counts: counts.clone(), log_pages, stopped: None };
+        let thread = Thread { conn, waiting, counts: counts.clone(), log_pages, soundness, stopped: None };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || thread.run())
@@ -158,6 +159,7 @@ struct Thread {
     waiting: mpsc::Receiver<Box<dyn Work>>,
     counts: Arc<Counts>,
     log_pages: Arc<AtomicUsize>,
+    soundness: Soundness,
     /// Why nothing is written any more.
     stopped: Option<StoreError>,
 }
@@ -190,6 +192,10 @@ impl Thread {
     fn commit(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
         if let Some(stopped) = &self.stopped {
             return Err(stopped.clone());
+        }
+        if let Err(damaged) = self.soundness.demand() {
+            self.stopped = Some(damaged.clone());
+            return Err(damaged);
         }
         let result = self.transact(group);
         self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
@@ -244,7 +250,10 @@ impl Thread {
 
     fn close(&mut self) -> rusqlite::Result<()> {
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        self.conn.execute("UPDATE store SET clean = 1 WHERE id = 1", [])?;
+        // Else the check that was due is due at the next start.
+        if self.soundness.is_sound() {
+            self.conn.execute("UPDATE store SET clean = 1 WHERE id = 1", [])?;
+        }
         Ok(())
     }
 }
@@ -252,12 +261,20 @@ impl Thread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite::soundness::Finding;
 
     fn writer(dir: &tempfile::TempDir) -> Writer {
+        writer_of(dir, Finding::Sound)
+    }
+
+    fn writer_of(dir: &tempfile::TempDir, finding: Finding) -> Writer {
         let conn = Connection::open(dir.path().join("t.db")).unwrap();
-        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x UNIQUE); CREATE TABLE store (id, clean)")
-            .unwrap();
-        Writer::start(conn).unwrap()
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE t (x UNIQUE); CREATE TABLE store (id, clean);
+             INSERT INTO store VALUES (1, 0)",
+        )
+        .unwrap();
+        Writer::start(conn, Soundness::new(finding)).unwrap()
     }
 
     fn insert(x: i64) -> impl FnOnce(&Connection) -> Result<(), Fault> + Send + 'static {
@@ -384,6 +401,21 @@ mod tests {
         large().await.unwrap();
         writer.submit(insert(3)).await.unwrap();
         assert_eq!(rows(&dir), 3 + i64::from(results[0].is_ok()));
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_a_store_known_to_be_sound_is_clean() {
+        for (finding, clean) in [(Finding::Sound, 1), (Finding::Unknown, 0), (Finding::Damaged("a page".to_owned()), 0)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = writer_of(&dir, finding.clone());
+            let written = writer.submit(insert(1)).await;
+            assert_eq!(written.is_err(), matches!(finding, Finding::Damaged(_)));
+            writer.stop();
+            let conn = Connection::open(dir.path().join("t.db")).unwrap();
+            let found: i64 = conn.query_row("SELECT clean FROM store", [], |row| row.get(0)).unwrap();
+            assert_eq!(found, clean, "{finding:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! A changed row that says who may do what gives nobody anything.
 
 use watertight_core::Steward;
-use watertight_store::conformance::world::{World, caller};
 use watertight_store::StoreError;
+use watertight_store::conformance::world::{World, caller};
 
 use crate::Sqlite;
 

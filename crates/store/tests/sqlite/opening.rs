@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use watertight_seal::master::MasterKey;
-use watertight_store::conformance::world::World;
-use watertight_store::{OpenError, SqliteStore};
+use watertight_store::conformance::world::{World, said};
+use watertight_store::model::{Batch, EntryRange};
+use watertight_store::{OpenError, SqliteStore, Store, StoreError};
 
 use crate::{Sqlite, master};
 
@@ -112,19 +113,59 @@ async fn a_newer_or_changed_schema_is_refused() {
     }
 }
 
+/// Damage that only a check of the whole file finds: a row that breaks a constraint.
+const DAMAGE: &str = "PRAGMA writable_schema = ON;
+    UPDATE sqlite_schema SET sql = replace(sql, 'created_at INTEGER', 'created_at INTEGER CHECK (created_at < 0)')
+    WHERE name = 'tenants'";
+/// A file too large to be checked before it is opened, as a process that was killed leaves it.
+const LARGE: &str =
+    "CREATE TABLE filler (x); INSERT INTO filler VALUES (zeroblob(67108864)); UPDATE store SET clean = 0";
+
+fn is_clean(fixture: &Sqlite) -> bool {
+    fixture.database("store.db").query_row("SELECT clean FROM store", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_store_opens_after_an_unclean_end_and_is_checked_meanwhile() {
+    let fixture = used().await;
+    fixture.database("store.db").execute_batch(LARGE).unwrap();
+    let store = fixture.store();
+    store.checked().await.unwrap();
+    store.close().await;
+    assert!(is_clean(&fixture));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_found_after_opening_stops_every_write_until_it_is_mended() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    let mut desk = world.desk("agent:main:main").await;
+    world.say(&mut desk, "one").await;
+    drop(world);
+    let conn = fixture.database("store.db");
+    conn.execute_batch(LARGE).unwrap();
+    conn.execute_batch(DAMAGE).unwrap();
+    drop(conn);
+    for _ in 0..2 {
+        let store = fixture.store();
+        let found = store.checked().await;
+        assert!(matches!(&found, Err(StoreError::Unavailable(text)) if text.contains("damaged")), "{found:?}");
+        let batch = Batch { at: desk.now, entries: vec![said("two")], ..Batch::default() };
+        assert_eq!(store.commit(&desk.scope, desk.lease, &desk.head, batch).await.err(), found.err());
+        let entries = store.entries(&desk.scope, desk.scope.generation_no(), EntryRange::Tail { limit: 9, skip: 0 });
+        assert_eq!(entries.await.unwrap().len(), 1, "what is sound can be read");
+        store.close().await;
+        assert!(!is_clean(&fixture), "the next start checks again");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unclean_end_is_followed_by_a_check_and_a_clean_one_is_not() {
     let fixture = used().await;
     let conn = fixture.database("store.db");
     let clean: bool = conn.query_row("SELECT clean FROM store", [], |row| row.get(0)).unwrap();
     assert!(clean, "closing marks the end as clean");
-    // Damage that only a check of the whole file finds: a row that breaks a constraint.
-    conn.execute_batch(
-        "PRAGMA writable_schema = ON;
-         UPDATE sqlite_schema SET sql = replace(sql, 'created_at INTEGER', 'created_at INTEGER CHECK (created_at < 0)')
-         WHERE name = 'tenants'",
-    )
-    .unwrap();
+    conn.execute_batch(DAMAGE).unwrap();
     drop(conn);
     drop(fixture.store());
     let conn = fixture.database("store.db");
