@@ -19,6 +19,7 @@ use watertight_wire::openclaw::frame::{self, BadFrame, Request};
 
 use super::call::{Answer, Call, Client, Start};
 use super::method::{self, Method, Order};
+use super::outbox::Outbox;
 use crate::gateway::Gateway;
 
 /// Most requests of a connection that are starting.
@@ -38,7 +39,7 @@ pub(crate) struct Dispatcher {
     client: Arc<Client>,
     starts: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    running: Arc<Semaphore>,
+    workers: Workers,
     waiting: Arc<Semaphore>,
     lanes: Vec<Arc<Mutex<()>>>,
     hasher: RandomState,
@@ -50,10 +51,10 @@ impl Dispatcher {
     pub(crate) fn new(gateway: Arc<Gateway>, client: Arc<Client>) -> Self {
         Self {
             gateway,
+            workers: Workers::new(client.outbox.clone()),
             client,
             starts: Arc::new(Semaphore::new(MAX_STARTS)),
             bytes: Arc::new(Semaphore::new(MAX_START_BYTES)),
-            running: Arc::new(Semaphore::new(MAX_RUNNING)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
             hasher: RandomState::new(),
@@ -97,14 +98,13 @@ impl Dispatcher {
             params: request.params.map(ToOwned::to_owned),
             start: Start::default(),
         };
-        let running = self.running.clone();
+        let workers = self.workers.clone();
         self.gateway.connections.spawn(async move {
             let turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,
             };
-            call.client.outbox.room().await;
-            permits.extend(running.acquire_owned().await);
+            permits.extend(workers.begin().await);
             answer(method, Call { start: Start::new(permits, turn), ..call }).await;
             drop(waiting);
         });
@@ -134,6 +134,27 @@ impl Dispatcher {
             std::task::Poll::Pending => Some(turn),
             std::task::Poll::Ready(guard) => Some(Box::pin(std::future::ready(guard))),
         }
+    }
+}
+
+/// Those who carry out a connection's requests.
+#[derive(Clone)]
+struct Workers {
+    running: Arc<Semaphore>,
+    outbox: Arc<Outbox>,
+}
+
+impl Workers {
+    fn new(outbox: Arc<Outbox>) -> Self {
+        Self { running: Arc::new(Semaphore::new(MAX_RUNNING)), outbox }
+    }
+
+    /// Waits until a request may be carried out. The outbox is looked at last: whoever waited for a place has not seen
+    /// the answers that were queued meanwhile.
+    async fn begin(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.running.clone().acquire_owned().await.ok();
+        self.outbox.room().await;
+        place
     }
 }
 
@@ -169,5 +190,34 @@ async fn answer(method: &'static Method, call: Call) {
         Ok(Answer::Payload(payload)) => client.outbox.respond(&id, &payload),
         Ok(Answer::Sent | Answer::Nobody) => {}
         Err(failure) => client.outbox.refuse(&id, &failure.error, failure.payload.as_deref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_requests_with_large_answers_stops_when_the_outbox_is_full() {
+        const ANSWER: usize = 1024 * 1024;
+        let outbox = Arc::new(Outbox::default());
+        let workers = Workers::new(outbox.clone());
+        let answer = "x".repeat(ANSWER);
+        let requests: Vec<_> = (0..300)
+            .map(|_| {
+                let (workers, outbox, answer) = (workers.clone(), outbox.clone(), answer.clone());
+                tokio::spawn(async move {
+                    let _place = workers.begin().await;
+                    outbox.respond("r", &answer);
+                })
+            })
+            .collect();
+        // One thread: each pass lets everybody go on who can.
+        for _ in 0..300 {
+            tokio::task::yield_now().await;
+        }
+        let answered = requests.iter().filter(|request| request.is_finished()).count();
+        assert!((8..=8 + MAX_RUNNING).contains(&answered), "{answered}");
+        requests.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
