@@ -208,6 +208,7 @@ mod tests {
                 let (workers, outbox, answer) = (workers.clone(), outbox.clone(), answer.clone());
                 tokio::spawn(async move {
                     let _place = workers.begin().await;
+                    tokio::task::yield_now().await;
                     outbox.respond("r", &answer);
                 })
             })
