@@ -66,16 +66,19 @@ impl Home {
         Config::load(sources).map_err(|errors| anyhow::anyhow!("The configuration is wrong:\n{errors}"))
     }
 
-    /// What proves the operator: the configured secret, else the token the gateway generated; none in mode `none` or
-    /// before the first start.
+    /// What proves the operator to the store: the configured secret, else the token that was generated; none in mode
+    /// `none` or before the first start.
     pub(crate) fn operator_secret(&self, config: &Config) -> Option<Secret> {
         match &config.gateway.auth {
             Auth::Token(secret) | Auth::Password(secret) => Some(Secret::new(secret.expose())),
-            Auth::GeneratedToken => {
-                let text = fs::read_to_string(self.state_dir.join("operator.token")).ok()?;
-                Some(Secret::new(text.trim())).filter(|token| !token.expose().is_empty())
-            }
+            Auth::GeneratedToken => generated_token(&self.state_dir),
             Auth::None => None,
         }
     }
+}
+
+/// The token that the first start generated in this state directory.
+pub(crate) fn generated_token(state_dir: &Path) -> Option<Secret> {
+    let text = fs::read_to_string(state_dir.join("operator.token")).ok()?;
+    Some(Secret::new(text.trim())).filter(|token| !token.expose().is_empty())
 }

@@ -35,6 +35,8 @@ pub(crate) enum OpenFailure {
     Unreachable(String),
     /// Closed with 1000 and no reason: a gateway that is just being replaced.
     ClosedInHandshake,
+    /// Something answered that must not be sent our credential.
+    Foreign(String),
     /// The gateway is starting or stopping.
     NotReady(String),
     /// The gateway said no.
@@ -72,8 +74,9 @@ impl Connection {
     /// Connects and authenticates as the operator. `caps` are the optional abilities of gateway-ws.md §1.5.
     pub(crate) async fn open(endpoint: &Endpoint, caps: &[&str]) -> Result<Self, OpenFailure> {
         let unreachable = |reason: String| {
-            OpenFailure::Unreachable(format!("Gateway not reachable at {} ({reason}).", shown(endpoint)))
+            OpenFailure::Unreachable(format!("Gateway not reachable at {} ({reason}).", endpoint.shown()))
         };
+        let holder = endpoint.holder();
         let socket = match timeout(CONNECT_LIMIT, connect_async(endpoint.url.as_str())).await {
             Ok(Ok((socket, _))) => socket,
             Ok(Err(error)) => return Err(unreachable(reason_of(&error))),
@@ -101,7 +104,7 @@ impl Connection {
             "scopes": ["operator.admin"],
             "caps": caps,
         });
-        if let Some(secret) = &endpoint.credential {
+        if let Some(secret) = endpoint.secret(holder.as_ref()).map_err(OpenFailure::Foreign)? {
             params["auth"] = json!({"token": secret.expose()});
         }
         let id = match connection.send("connect", &params).await {
@@ -123,8 +126,12 @@ impl Connection {
             .map_err(|ended| ended.in_handshake(&unreachable))?;
         if !hello.ok {
             let error = hello.error.unwrap_or(RemoteError { message: "it gave no reason".into(), retryable: false });
-            let message = format!("The gateway at {} refused the connection: {}", shown(endpoint), error.message);
-            return Err(if error.retryable { OpenFailure::NotReady(message) } else { OpenFailure::Refused(message) });
+            let message = format!("The gateway at {} refused the connection: {}", endpoint.shown(), error.message);
+            return Err(match endpoint.withheld() {
+                _ if error.retryable => OpenFailure::NotReady(message),
+                Some(why) => OpenFailure::Refused(format!("{}. {why}", message.trim_end_matches('.'))),
+                None => OpenFailure::Refused(message),
+            });
         }
         if let Some(tick) = hello.payload.pointer("/policy/tickIntervalMs").and_then(Value::as_u64) {
             connection.tick = Duration::from_millis(tick.clamp(1_000, 300_000));
@@ -241,11 +248,6 @@ fn parse(text: &str) -> Option<Frame> {
         }),
         _ => None,
     }
-}
-
-/// The address without the slash that `Url` adds.
-pub(crate) fn shown(endpoint: &Endpoint) -> &str {
-    endpoint.url.as_str().trim_end_matches('/')
 }
 
 fn reason_of(error: &WsError) -> String {

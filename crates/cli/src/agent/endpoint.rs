@@ -1,16 +1,17 @@
 //! Which gateway, with which credential.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use url::{Host, Url};
-use watertight_config::{Config, Secret};
-use watertight_engine::state_dir::StateDir;
+use watertight_config::{Auth, Config, Secret};
+use watertight_engine::state_dir::{Holder, StateDir};
 
 use crate::args::AgentArgs;
 use crate::failure::Failure;
-use crate::home::Home;
+use crate::home::{self, Home};
 
 /// How long a process that holds the state directory may take to name its address.
 const STARTING_LIMIT: Duration = Duration::from_secs(3);
@@ -20,9 +21,20 @@ const STARTING_POLL: Duration = Duration::from_millis(50);
 /// A gateway to call.
 pub(crate) struct Endpoint {
     pub(crate) url: Url,
-    pub(crate) credential: Option<Secret>,
+    credential: Credential,
     /// Whether it was named with `--url`: then it may be another machine's, and nothing runs here in its place.
     pub(crate) explicit: bool,
+}
+
+/// What proves the operator.
+enum Credential {
+    /// `--token`, or the secret of the configuration; none in mode `none`.
+    Chosen(Option<Secret>),
+    /// The token generated in this state directory. Every user of this machine may listen on a free port, so it goes
+    /// to nobody but the process that holds the directory.
+    Generated(PathBuf),
+    /// Nothing, since `--url` names another gateway than that of this state directory.
+    Withheld(PathBuf),
 }
 
 impl Endpoint {
@@ -34,21 +46,89 @@ impl Endpoint {
     /// `--url`, else the address of the process that serves the state directory, else `[gateway] listen`.
     pub(crate) async fn find(home: &Home, config: &Config, args: &AgentArgs) -> Result<Self, Failure> {
         let token = given(args.token.as_ref()).map(Secret::new);
-        if let Some(text) = given(args.url.as_ref()) {
-            let url = parse_url(text)?;
-            let near = is_loopback(&url);
-            if !near && token.is_none() {
-                // The operator's token is not sent to wherever a URL points.
-                return Err(Failure::new("Pass --token (or WATERTIGHT_TOKEN) for a gateway on another machine."));
+        let chosen = token.is_some();
+        let state_dir = home.state_dir().to_owned();
+        let credential = match (token, &config.gateway.auth) {
+            (Some(token), _) => Credential::Chosen(Some(token)),
+            (None, Auth::Token(secret) | Auth::Password(secret)) => {
+                Credential::Chosen(Some(Secret::new(secret.expose())))
             }
-            if !near && url.scheme() == "ws" {
-                eprintln!("Warning: the token goes to {url} without encryption; use wss:// if the gateway has it.");
-            }
-            let credential = token.or_else(|| home.operator_secret(config));
-            return Ok(Self { url, credential, explicit: true });
+            (None, Auth::None) => Credential::Chosen(None),
+            (None, Auth::GeneratedToken) => Credential::Generated(state_dir.clone()),
+        };
+        let Some(text) = given(args.url.as_ref()) else {
+            let url = url_of(serving(home).await.unwrap_or(config.gateway.listen))?;
+            return Ok(Self { url, credential, explicit: false });
+        };
+        let mut url = parse_url(text)?;
+        let near = is_loopback(&url);
+        if !near && !chosen {
+            // The operator's secret is not sent to wherever a URL points.
+            return Err(Failure::new("Pass --token (or WATERTIGHT_TOKEN) for a gateway on another machine."));
         }
-        let url = url_of(serving(home).await.unwrap_or(config.gateway.listen))?;
-        Ok(Self { url, credential: token.or_else(|| home.operator_secret(config)), explicit: false })
+        if !near && url.scheme() == "ws" {
+            eprintln!("Warning: the token goes to {url} without encryption; use wss:// if the gateway has it.");
+        }
+        let credential = match credential {
+            Credential::Generated(_) => match serving(home).await.and_then(|address| served_at(&url, address)) {
+                Some(exact) => {
+                    url = exact;
+                    credential
+                }
+                None => Credential::Withheld(state_dir),
+            },
+            chosen => chosen,
+        };
+        Ok(Self { url, credential, explicit: true })
+    }
+
+    /// Who holds the state directory whose token is to be sent. Asked before a connection is made, for
+    /// [`Self::secret`] after it.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        match &self.credential {
+            Credential::Generated(state_dir) => StateDir::holder(state_dir),
+            Credential::Chosen(_) | Credential::Withheld(_) => None,
+        }
+    }
+
+    /// What to send on a connection that was made after `before` was the holder. The error says why nothing may be
+    /// sent: the other end is not the gateway of this state directory. One process that holds the directory and this
+    /// address before and after is the one that answered in between.
+    pub(crate) fn secret(&self, before: Option<&Holder>) -> Result<Option<Secret>, String> {
+        let state_dir = match &self.credential {
+            Credential::Chosen(secret) => return Ok(secret.as_ref().map(|secret| Secret::new(secret.expose()))),
+            Credential::Withheld(_) => return Ok(None),
+            Credential::Generated(state_dir) => state_dir,
+        };
+        let address = before.and_then(|holder| holder.address);
+        let ours = address.and_then(|address| served_at(&self.url, address)).is_some();
+        if ours && self.holder().as_ref() == before {
+            Ok(home::generated_token(state_dir))
+        } else {
+            Err(self.foreign(state_dir))
+        }
+    }
+
+    /// What to say about a gateway that was sent no token, if that may be why it refused.
+    pub(crate) fn withheld(&self) -> Option<String> {
+        match &self.credential {
+            Credential::Withheld(state_dir) => Some(self.foreign(state_dir)),
+            Credential::Chosen(_) | Credential::Generated(_) => None,
+        }
+    }
+
+    fn foreign(&self, state_dir: &std::path::Path) -> String {
+        format!(
+            "What listens at {} does not serve the state directory {}, so the operator token was not sent to it: pass \
+             --token (or WATERTIGHT_TOKEN), or name its own directory with --state-dir.",
+            self.shown(),
+            state_dir.display()
+        )
+    }
+
+    /// The address without the slash that `Url` adds.
+    pub(crate) fn shown(&self) -> &str {
+        self.url.as_str().trim_end_matches('/')
     }
 }
 
@@ -62,6 +142,20 @@ async fn serving(home: &Home) -> Option<SocketAddr> {
         }
         sleep(STARTING_POLL).await;
     }
+}
+
+/// `url` spelt with the address itself, if that is what it names. `localhost` may mean two addresses, and the other one
+/// may be somebody else's.
+fn served_at(url: &Url, address: SocketAddr) -> Option<Url> {
+    let ours = url_of(address).ok()?;
+    let same = url.scheme() == "ws" && url.port_or_known_default() == ours.port_or_known_default();
+    let named = matches!(url.host(), Some(Host::Domain(_))) && is_loopback(url) && is_loopback(&ours);
+    if !same || !(named || url.host() == ours.host()) {
+        return None;
+    }
+    let mut exact = url.clone();
+    exact.set_host(ours.host_str()).ok()?;
+    Some(exact)
 }
 
 fn given(text: Option<&String>) -> Option<&str> {
@@ -128,5 +222,32 @@ mod tests {
         assert_eq!(url_of("0.0.0.0:5".parse().unwrap()).unwrap().as_str(), "ws://127.0.0.1:5/");
         assert_eq!(url_of("[::]:5".parse().unwrap()).unwrap().as_str(), "ws://[::1]:5/");
         assert_eq!(url_of("10.0.0.7:5".parse().unwrap()).unwrap().as_str(), "ws://10.0.0.7:5/");
+    }
+
+    #[test]
+    fn only_the_served_address_itself_counts_as_served() {
+        let served = |url: &str, address: &str| {
+            served_at(&parse_url(url).unwrap(), address.parse().unwrap()).map(|url| url.to_string())
+        };
+        for (url, address, exact) in [
+            ("127.0.0.1:5", "127.0.0.1:5", "ws://127.0.0.1:5/"),
+            ("ws://127.0.0.1:5/base", "0.0.0.0:5", "ws://127.0.0.1:5/base"),
+            ("localhost:5", "127.0.0.1:5", "ws://127.0.0.1:5/"),
+            ("LocalHost:5", "[::1]:5", "ws://[::1]:5/"),
+            ("127.0.0.1", "127.0.0.1:80", "ws://127.0.0.1/"),
+        ] {
+            assert_eq!(served(url, address).as_deref(), Some(exact), "{url} {address}");
+        }
+        for (url, address) in [
+            ("127.0.0.1:5", "127.0.0.1:6"),
+            ("127.0.0.2:5", "127.0.0.1:5"),
+            ("[::1]:5", "127.0.0.1:5"),
+            ("[::1]:5", "0.0.0.0:5"),
+            ("wss://127.0.0.1:5", "127.0.0.1:5"),
+            ("localhost:5", "10.0.0.7:5"),
+            ("gateway.example:5", "127.0.0.1:5"),
+        ] {
+            assert_eq!(served(url, address), None, "{url} {address}");
+        }
     }
 }

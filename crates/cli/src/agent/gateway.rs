@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::agent::client::{Connection, Frame, Lost, OpenFailure, Response, shown};
+use crate::agent::client::{Connection, Frame, Lost, OpenFailure, Response};
 use crate::agent::endpoint::Endpoint;
 use crate::agent::terminal::{Reply, Terminal};
 use crate::agent::turn::Turn;
@@ -78,7 +78,7 @@ pub(crate) async fn run(
         Some(Err(NoAnswer::Refused(message))) => Err(GatewayError::Failed(Failure::new(message))),
         Some(Err(NoAnswer::Lost(reason))) => Err(GatewayError::Failed(attempt.hint("connection closed", &reason))),
         None if !attempt.delivered => {
-            let reason = format!("Gateway not reachable at {} (no answer in time).", shown(endpoint));
+            let reason = format!("Gateway not reachable at {} (no answer in time).", endpoint.shown());
             Err(GatewayError::Undelivered { reason })
         }
         None => Err(GatewayError::Failed(attempt.hint("timed out", "No answer in time."))),
@@ -154,11 +154,13 @@ impl Attempt<'_> {
         loop {
             let (what, reason, gives_up) = match self.open().await {
                 Ok(()) => return Ok(()),
-                Err(OpenFailure::Unreachable(reason)) => return Err(NoAnswer::Undelivered(reason)),
+                Err(OpenFailure::Unreachable(reason) | OpenFailure::Foreign(reason)) => {
+                    return Err(NoAnswer::Undelivered(reason));
+                }
                 Err(OpenFailure::Refused(message)) => return Err(NoAnswer::Refused(message)),
                 Err(OpenFailure::ClosedInHandshake) => (
                     "Gateway agent connection closed during handshake",
-                    format!("Gateway not reachable at {} (closed during handshake).", shown(self.endpoint)),
+                    format!("Gateway not reachable at {} (closed during handshake).", self.endpoint.shown()),
                     NoAnswer::Undelivered as fn(String) -> NoAnswer,
                 ),
                 Err(OpenFailure::NotReady(message)) => {
@@ -179,7 +181,9 @@ impl Attempt<'_> {
             match timeout(end - Instant::now(), self.open()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(OpenFailure::Refused(message))) => return Err(NoAnswer::Lost(message)),
-                Ok(Err(OpenFailure::Unreachable(text) | OpenFailure::NotReady(text))) => reason = text,
+                Ok(Err(OpenFailure::Unreachable(text) | OpenFailure::Foreign(text) | OpenFailure::NotReady(text))) => {
+                    reason = text;
+                }
                 Ok(Err(OpenFailure::ClosedInHandshake)) | Err(_) => {}
             }
             sleep(delay).await;

@@ -1,8 +1,12 @@
 //! Running the program.
 
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::net::SocketAddr;
 use std::process::Stdio;
 
-use serde_json::Value;
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -31,6 +35,25 @@ impl Ran {
     pub(crate) fn refused(&self, message: &str) {
         assert_eq!(self.stderr, format!("Error: {message}\n"), "{self:?}");
         assert_eq!((self.exit, self.stdout.as_str()), (Some(1), ""), "{self:?}");
+    }
+}
+
+/// Holds the state directory as a process that serves there, or has not named its address yet.
+pub(crate) struct Held(File);
+
+impl Held {
+    pub(crate) fn new(setup: &GatewaySetup, address: Option<SocketAddr>) -> Self {
+        let lock = File::create(setup.state_dir().join("serve.lock")).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let mut held = Self(lock);
+        held.announce(address);
+        held
+    }
+
+    pub(crate) fn announce(&mut self, address: Option<SocketAddr>) {
+        self.0.set_len(0).unwrap();
+        self.0.rewind().unwrap();
+        write!(self.0, "{}", json!({"pid": 1, "address": address})).unwrap();
     }
 }
 

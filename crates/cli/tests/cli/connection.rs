@@ -1,13 +1,11 @@
 //! A gateway that is down, refuses, dies or comes back (decision 3, sessions.md §2.6).
 
-use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
 
-use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use watertight_testkit::{MockProvider, Reply};
 
-use crate::command::{ran, run, setup};
+use crate::command::{Held, ran, run, setup};
 use crate::fake_gateway::{FakeGateway, Step, Visit, said};
 
 /// An address where nothing listens.
@@ -55,15 +53,11 @@ async fn a_handshake_that_is_closed_without_a_reason_is_tried_again() {
 async fn a_gateway_that_has_just_started_gets_a_moment_to_name_its_address() {
     let gateway = FakeGateway::saying("here").await;
     let setup = setup().config("[gateway]\nauth.token = 't'\n");
-    let mut lock = std::fs::File::create(setup.state_dir().join("serve.lock")).unwrap();
-    flock(&lock, FlockOperation::LockExclusive).unwrap();
-    lock.write_all(br#"{"pid":1,"address":null}"#).unwrap();
+    let mut held = Held::new(&setup, None);
     let mut command = setup.command(&["agent", "-m", "hi"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(child.try_wait().unwrap().is_none());
-    lock.set_len(0).unwrap();
-    lock.rewind().unwrap();
-    write!(lock, r#"{{"pid":1,"address":"{}"}}"#, gateway.address).unwrap();
+    held.announce(Some(gateway.address));
     let ran = ran(child.wait_with_output().await.unwrap());
     assert_eq!((ran.exit, ran.stdout.as_str()), (Some(0), "here\n"), "{ran:?}");
 }

@@ -72,6 +72,7 @@ pub(crate) struct Asked {
 pub(crate) struct FakeGateway {
     pub(crate) address: SocketAddr,
     asked: watch::Receiver<Vec<Asked>>,
+    connections: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
 
@@ -87,9 +88,10 @@ impl FakeGateway {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (log, asked) = watch::channel(Vec::new());
+        let (count, connections) = watch::channel(0);
         let visits: VecDeque<Visit> = visits.into_iter().collect();
-        let task = tokio::spawn(serve(listener, visits, Arc::new(log)));
-        Self { address, asked, task }
+        let task = tokio::spawn(serve(listener, visits, Arc::new(log), count));
+        Self { address, asked, connections, task }
     }
 
     /// One that answers every `agent` with this text.
@@ -120,6 +122,12 @@ impl FakeGateway {
         turns[0].params.clone()
     }
 
+    /// Waits until this many connections were made.
+    pub(crate) async fn wait_for_connections(&self, count: usize) {
+        let mut connections = self.connections.clone();
+        timeout(PATIENCE, connections.wait_for(|made| *made >= count)).await.expect("they are made").unwrap();
+    }
+
     /// Waits for a request of this method.
     pub(crate) async fn wait_for(&self, method: &str) -> Asked {
         let mut asked = self.asked.clone();
@@ -132,7 +140,7 @@ impl FakeGateway {
 type Log = Arc<watch::Sender<Vec<Asked>>>;
 type Socket = WebSocketStream<TcpStream>;
 
-async fn serve(listener: TcpListener, visits: VecDeque<Visit>, log: Log) {
+async fn serve(listener: TcpListener, visits: VecDeque<Visit>, log: Log, connections: watch::Sender<usize>) {
     let visits = Arc::new(Mutex::new(visits));
     let (vanish, mut vanished) = watch::channel(false);
     let vanish = Arc::new(vanish);
@@ -149,6 +157,7 @@ async fn serve(listener: TcpListener, visits: VecDeque<Visit>, log: Log) {
         };
         tokio::spawn(receive(stream, visit, count, log.clone(), vanish.clone()));
         count += 1;
+        connections.send_replace(count);
     }
 }
 

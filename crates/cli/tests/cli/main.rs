@@ -6,6 +6,7 @@
 //! * [`message`]: where the text comes from.
 //! * [`output`]: what is printed, plain, as JSON and on a terminal.
 //! * [`connection`]: a gateway that is down, refuses, dies or comes back.
+//! * [`credential`]: who is sent the operator's token, and who is not.
 //! * [`signals`]: Ctrl-C and SIGTERM.
 //! * [`local`]: turns without a gateway, and in its place.
 //! * [`serve`]: the gateway's start and stop.
@@ -18,6 +19,7 @@
 mod agents;
 mod command;
 mod connection;
+mod credential;
 mod fake_gateway;
 mod help;
 mod local;
