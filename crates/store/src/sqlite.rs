@@ -4,7 +4,7 @@
 //!   check of the whole file after an unclean end, for a large file beside the work.
 //! * [`migration`]: schema steps with checksums.
 //! * [`writer`]: the writer thread and its group commit. [`readers`]: the read-only connections.
-//! * [`keystore`]: `keys.db`. [`vault`]: the opened keys and the pool of keys for sessions to come.
+//! * [`keystore`]: `keys.db`. [`vault`]: the opened keys. [`pool`]: the keys of sessions to come, and the drafts.
 //! * [`rows`]: decoding and verification, the only place that makes core's records.
 //! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`]: one per family of operations.
 //! * [`fault`]: what SQLite's and seal's errors mean to a caller.
@@ -18,6 +18,7 @@ mod keystore;
 mod list;
 mod migration;
 mod open;
+mod pool;
 mod readers;
 mod rows;
 mod session;
@@ -50,7 +51,7 @@ use self::list::Reach;
 pub use self::open::OpenError;
 use self::open::open_database;
 use self::readers::Readers;
-use self::session::{Drafts, FIRST_GENERATION, FIRST_LIFE, Site};
+use self::session::{FIRST_GENERATION, FIRST_LIFE, Site};
 use self::soundness::{Check, Finding, Soundness};
 use self::vault::Vault;
 use self::writer::Writer;
@@ -78,7 +79,6 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Arc<Readers>,
     vault: Arc<Vault>,
-    drafts: Drafts,
     /// One tenant is made at a time, so that two starts of one name make one set of keys.
     bootstrap: tokio::sync::Mutex<()>,
     schema_version: u32,
@@ -127,7 +127,6 @@ impl SqliteStore {
             writer,
             readers: Arc::new(readers),
             vault: Arc::new(vault),
-            drafts: Drafts::default(),
             bootstrap: tokio::sync::Mutex::new(()),
             schema_version,
             _lock: lock,
@@ -170,7 +169,58 @@ impl SqliteStore {
     }
 
     fn drafted_at(&self, site: &Site) -> UnixMillis {
-        self.drafts.time(site.session).unwrap_or_default()
+        self.vault.with_pool(site.tenant, |pool| pool.drafted_at(site.session)).unwrap_or_default()
+    }
+
+    /// Writes a draft's row with its first entries. A draft that was given up since is refused: its key is gone, and
+    /// nothing may be sealed with it any more.
+    async fn first_commit(&self, site: Site, lease: Lease, head: &Head, batch: Batch) -> Result<Committed, StoreError> {
+        let (tenant, session) = (site.tenant, site.session);
+        let drafted_at = self.vault.with_pool(tenant, |pool| pool.begin_commit(session));
+        if drafted_at.is_none() {
+            let lookup = site.clone();
+            let stored = self.read(move |conn, vault| Ok(lookup.find(conn, vault)?.is_some())).await?;
+            if !stored {
+                return Err(StoreError::KeyTaken);
+            }
+        }
+        let result = self.write(site, lease, head, batch, drafted_at).await;
+        if drafted_at.is_some() {
+            self.vault.with_pool(tenant, |pool| pool.end_commit(session, &result));
+        }
+        result
+    }
+
+    async fn write(
+        &self,
+        site: Site,
+        lease: Lease,
+        head: &Head,
+        batch: Batch,
+        drafted_at: Option<UnixMillis>,
+    ) -> Result<Committed, StoreError> {
+        let target = match &batch.switch {
+            Some(switch) if switch.to != site.generation => {
+                let (site, to) = (site.clone(), switch.to.clone());
+                self.read(move |conn, vault| Target::named(conn, vault, &site, &to)).await?
+            }
+            _ => Target::live(&site, head),
+        };
+        let (prepared, pending) = if let Some(key) = target.ready_key(&self.vault, &site) {
+            let context = Context { vault: &self.vault, site, lease, head, drafted_at };
+            commit::prepare(context, target, &key, batch)?
+        } else {
+            let (vault, head) = (self.vault.clone(), head.clone());
+            tokio::task::spawn_blocking(move || {
+                let key = target.load_key(&vault, &site)?;
+                let context = Context { vault: &vault, site, lease, head: &head, drafted_at };
+                commit::prepare(context, target, &key, batch)
+            })
+            .await
+            .map_err(|e| StoreError::Unavailable(e.to_string()))??
+        };
+        let applied = self.writer.submit(move |conn| prepared.apply(conn)).await?;
+        Ok(pending.committed(applied))
     }
 }
 
@@ -251,14 +301,13 @@ impl Store for SqliteStore {
             if !permit.may_create() {
                 return Err(StoreError::NotPermitted);
             }
-            let drawn = self.vault.draw(permit.tenant(), &self.readers).await?;
+            let drawn = self.vault.draw(permit.tenant(), &self.readers, now).await?;
             let generation = match generation {
                 Some(generation) => generation,
                 None => {
                     GenerationId::from_uuid(uuid::Builder::from_random_bytes(watertight_seal::random()?).into_uuid())
                 }
             };
-            self.drafts.add(drawn.session, now);
             Ok(rows::session_record(SessionColumns {
                 tenant: permit.tenant(),
                 id: drawn.session,
@@ -311,29 +360,11 @@ impl Store for SqliteStore {
         Box::pin(async move {
             demand(scope, Verb::Write)?;
             let site = Site::of(scope);
-            let target = match &batch.switch {
-                Some(switch) if switch.to != site.generation => {
-                    let (site, to) = (site.clone(), switch.to.clone());
-                    self.read(move |conn, vault| Target::named(conn, vault, &site, &to)).await?
-                }
-                _ => Target::live(&site, head),
-            };
-            let drafted_at = self.drafts.time(site.session);
-            let (prepared, pending) = if let Some(key) = target.ready_key(&self.vault, &site) {
-                let context = Context { vault: &self.vault, site, lease, head, drafted_at };
-                commit::prepare(context, target, &key, batch)?
+            if commit::is_birth(&site, lease, head) {
+                self.first_commit(site, lease, head, batch).await
             } else {
-                let (vault, head) = (self.vault.clone(), head.clone());
-                tokio::task::spawn_blocking(move || {
-                    let key = target.load_key(&vault, &site)?;
-                    let context = Context { vault: &vault, site, lease, head: &head, drafted_at };
-                    commit::prepare(context, target, &key, batch)
-                })
-                .await
-                .map_err(|e| StoreError::Unavailable(e.to_string()))??
-            };
-            let applied = self.writer.submit(move |conn| prepared.apply(conn)).await?;
-            Ok(pending.committed(applied))
+                self.write(site, lease, head, batch, None).await
+            }
         })
     }
 

@@ -136,6 +136,11 @@ impl Pending {
     }
 }
 
+/// Whether the commit may be the one that writes the session's row.
+pub(super) fn is_birth(site: &Site, lease: Lease, head: &Head) -> bool {
+    site.draft && lease.epoch == FIRST_LEASE && head.seq == Seq(0)
+}
+
 /// Seals a batch for its target and works out where the session ends after it.
 pub(super) fn prepare(
     context: Context<'_>,
@@ -203,7 +208,7 @@ pub(super) fn prepare(
     });
     let opening =
         if target.change == Change::New { Some(generation_row(&keys, key, target.no, &target.id)?) } else { None };
-    let birth = if site.draft && lease.epoch == FIRST_LEASE && head.seq == Seq(0) {
+    let birth = if is_birth(&site, lease, head) {
         // The key text and the first generation's id are sealed with the first key, whatever the batch switches to.
         let first_key = if key.key_gen() == FIRST_KEY {
             None

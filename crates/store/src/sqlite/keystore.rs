@@ -127,9 +127,21 @@ impl Keystore {
         })
     }
 
-    /// Stores data keys for sessions to come, and notes which pooled ones are in use by now: one sync.
-    pub(super) fn refill(&self, tenant: TenantId, keys: &[KeyRow], used: &[SessionId]) -> Result<(), StoreError> {
+    /// Stores data keys for sessions to come, notes which pooled ones are in use by now and deletes those of sessions
+    /// that will never be: one sync.
+    pub(super) fn refill(
+        &self,
+        tenant: TenantId,
+        keys: &[KeyRow],
+        used: &[SessionId],
+        unused: &[SessionId],
+    ) -> Result<(), StoreError> {
         self.write(|conn| {
+            // With the keys of further generations that a refused commit left behind.
+            let mut delete = conn.prepare_cached("DELETE FROM data_keys WHERE tenant = ?1 AND session = ?2")?;
+            for session in unused {
+                delete.execute(params![tenant.as_bytes(), session.as_bytes()])?;
+            }
             let mut note = conn
                 .prepare_cached("UPDATE data_keys SET pooled = 0 WHERE tenant = ?1 AND session = ?2 AND key_gen = 1")?;
             for session in used {

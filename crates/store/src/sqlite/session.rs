@@ -1,8 +1,5 @@
 //! Session rows: looking one up, drafting one, opening one for writing.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
-
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use watertight_core::SessionScope;
 use watertight_core::ids::{
@@ -28,8 +25,6 @@ pub(super) const FIRST_GENERATION: GenerationNo = GenerationNo(1);
 pub(super) const FIRST_LIFE: Lifecycle = Lifecycle(1);
 /// Sessions one generation id is looked for in, at the most.
 const HITS: u32 = 256;
-/// Drafts whose time is remembered; an older one is dated by its first commit.
-const DRAFTS: usize = 4096;
 
 /// What a scope says, owned, for the threads that do the work.
 #[derive(Clone)]
@@ -86,30 +81,6 @@ impl Site {
 /// Where a session without entries ends.
 fn empty_head() -> Head {
     Head { seq: Seq(0), chain: chain::START, message_seq: 0, leaf: None }
-}
-
-/// When the sessions that have no row yet were drafted.
-#[derive(Default)]
-pub(super) struct Drafts {
-    times: Mutex<(HashMap<SessionId, UnixMillis>, VecDeque<SessionId>)>,
-}
-
-impl Drafts {
-    pub(super) fn add(&self, session: SessionId, at: UnixMillis) {
-        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let (times, order) = &mut *times;
-        times.insert(session, at);
-        order.push_back(session);
-        if order.len() > DRAFTS
-            && let Some(oldest) = order.pop_front()
-        {
-            times.remove(&oldest);
-        }
-    }
-
-    pub(super) fn time(&self, session: SessionId) -> Option<UnixMillis> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner).0.get(&session).copied()
-    }
 }
 
 /// The session of a key.

@@ -1,35 +1,27 @@
 //! The opened keys: tenants' keys, session data keys in a bounded cache, and the pool of keys for sessions to come.
 //!
 //! The pool holds data keys that are wrapped and synced already, each with its session id drawn beforehand, so that a
-//! new session costs no keystore sync. Keys that were drawn and never used are free again at the next start.
+//! new session costs no keystore sync. Keys that were drawn and never used are free again at the next start, as many as
+//! the pool holds; the rest are deleted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use watertight_core::ids::{SessionId, TenantId};
+use watertight_core::ids::{SessionId, TenantId, UnixMillis};
 use watertight_seal::SealError;
 use watertight_seal::keyring::{Root, TenantKeys};
 use watertight_seal::record::DataKey;
 use watertight_seal::token::TokenHasher;
 
 use super::keystore::{KeyRow, Keystore, Opened};
+use super::pool::{Pool, Pooled, READY};
 use super::readers::Readers;
 use crate::StoreError;
 
-/// Data keys kept ready per tenant; refilled below half.
-const POOL: usize = 64;
 /// Opened data keys kept at the most.
 const CACHE: usize = 4096;
-/// Drawn keys whose session is not known to be stored; older ones are looked at again at the next start.
-const DRAWN: usize = 4096;
 /// The key number of a session's first data key. Each generation has its own: generation n is sealed with key n.
 pub(super) const FIRST_KEY: u32 = 1;
-
-/// A data key that is synced in the keystore and waits for its session.
-pub(super) struct Pooled {
-    pub(super) session: SessionId,
-    pub(super) key: Arc<DataKey>,
-}
 
 /// Everything that holds opened keys.
 pub(super) struct Vault {
@@ -41,15 +33,6 @@ pub(super) struct Vault {
     pools: Mutex<HashMap<TenantId, Pool>>,
     /// Held while a pool is filled, so that an empty one is filled once and not by everybody who waits.
     filling: Mutex<()>,
-}
-
-#[derive(Default)]
-struct Pool {
-    /// Whether the keystore's own pooled keys were read.
-    loaded: bool,
-    refilling: bool,
-    ready: VecDeque<Pooled>,
-    drawn: VecDeque<SessionId>,
 }
 
 impl Vault {
@@ -88,11 +71,10 @@ impl Vault {
     /// Makes a tenant's keys and fills its pool: one keystore sync. Blocks.
     pub(super) fn create_tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
         let (keys, wrapped) = self.root.create_tenant(tenant)?;
-        let (ready, rows) = new_keys(&keys, POOL)?;
+        let (ready, rows) = new_keys(&keys, READY)?;
         self.keystore.insert_tenant(tenant, &wrapped, &rows)?;
         let keys = Arc::new(keys);
-        let pool = Pool { loaded: true, ready: ready.into(), ..Pool::default() };
-        lock(&self.pools).insert(tenant, pool);
+        lock(&self.pools).insert(tenant, Pool::loaded(ready));
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys.clone());
         Ok(keys)
     }
@@ -140,9 +122,15 @@ impl Vault {
         lock(&self.cache).put((tenant, session, key.key_gen()), key.clone());
     }
 
-    /// A session id with its data key, synced already. Waits for the keystore only when the pool is empty.
-    pub(super) async fn draw(self: &Arc<Self>, tenant: TenantId, readers: &Arc<Readers>) -> Result<Pooled, StoreError> {
-        let (drawn, refill) = self.draw_ready(tenant);
+    /// A session id with its data key for a draft made at `now`, synced already. Waits for the keystore only when the
+    /// pool is empty.
+    pub(super) async fn draw(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        readers: &Arc<Readers>,
+        now: UnixMillis,
+    ) -> Result<Pooled, StoreError> {
+        let (drawn, refill) = self.draw_ready(tenant, now);
         let (vault, readers) = (self.clone(), readers.clone());
         if let Some(pooled) = drawn {
             if refill {
@@ -153,21 +141,20 @@ impl Vault {
         }
         tokio::task::spawn_blocking(move || {
             vault.fill(tenant, &readers)?;
-            vault.draw_ready(tenant).0.ok_or_else(|| StoreError::Unavailable("no data key is ready".to_owned()))
+            vault.draw_ready(tenant, now).0.ok_or_else(|| StoreError::Unavailable("no data key is ready".to_owned()))
         })
         .await
         .map_err(|e| StoreError::Unavailable(e.to_string()))?
     }
 
+    /// Looks at the tenant's pool or changes it.
+    pub(super) fn with_pool<T>(&self, tenant: TenantId, change: impl FnOnce(&mut Pool) -> T) -> T {
+        change(lock(&self.pools).entry(tenant).or_default())
+    }
+
     /// One from the pool, and whether it is to be refilled.
-    fn draw_ready(&self, tenant: TenantId) -> (Option<Pooled>, bool) {
-        let mut pools = lock(&self.pools);
-        let pool = pools.entry(tenant).or_default();
-        let drawn = pool.ready.pop_front();
-        pool.drawn.extend(drawn.as_ref().map(|pooled| pooled.session));
-        let refill = pool.ready.len() < POOL / 2 && !pool.refilling;
-        pool.refilling |= refill;
-        drop(pools);
+    fn draw_ready(&self, tenant: TenantId, now: UnixMillis) -> (Option<Pooled>, bool) {
+        let (drawn, refill) = self.with_pool(tenant, |pool| (pool.draw(now), pool.ask_for_refill()));
         if let Some(pooled) = &drawn {
             self.remember(tenant, pooled.session, &pooled.key);
         }
@@ -177,50 +164,51 @@ impl Vault {
     /// Fills a tenant's pool unless somebody else just did. Blocks.
     fn fill(&self, tenant: TenantId, readers: &Readers) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.filling);
-        let low = lock(&self.pools).get(&tenant).is_none_or(|pool| pool.ready.len() < POOL / 2);
-        let result = if low { self.fill_alone(tenant, readers) } else { Ok(()) };
-        lock(&self.pools).entry(tenant).or_default().refilling = false;
+        let result = match self.with_pool(tenant, |pool| pool.missing()) {
+            Some(missing) => self.new_pooled(tenant, readers, missing),
+            None => Ok(Vec::new()),
+        };
+        let (keys, result) = match result {
+            Ok(keys) => (keys, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        self.with_pool(tenant, |pool| pool.refilled(keys));
         result
     }
 
-    fn fill_alone(&self, tenant: TenantId, readers: &Readers) -> Result<(), StoreError> {
+    /// So many keys for the pool, synced; the same sync notes which were used and deletes which were given up.
+    fn new_pooled(&self, tenant: TenantId, readers: &Readers, missing: usize) -> Result<Vec<Pooled>, StoreError> {
         let keys = self.tenant(tenant)?;
-        let (loaded, ready, mut drawn) = {
-            let mut pools = lock(&self.pools);
-            let pool = pools.entry(tenant).or_default();
-            (pool.loaded, pool.ready.len(), std::mem::take(&mut pool.drawn))
-        };
         let mut found = Vec::new();
-        if !loaded {
+        let (mut used, mut unused) = (Vec::new(), Vec::new());
+        // A former process's, of which nobody holds a scope: nothing was drawn since.
+        if !self.with_pool(tenant, |pool| pool.loaded) {
             for row in self.keystore.pooled(tenant)? {
                 if is_stored(readers, tenant, row.session)? {
-                    drawn.push_back(row.session);
+                    used.push(row.session);
+                } else if found.len() < missing
+                    && let Ok(key) = keys.open_data_key(row.session, row.key_gen, &row.wrapped)
+                {
+                    found.push(Pooled { session: row.session, key: Arc::new(key) });
                 } else {
-                    let key = Arc::new(keys.open_data_key(row.session, row.key_gen, &row.wrapped)?);
-                    found.push(Pooled { session: row.session, key });
+                    unused.push(row.session);
                 }
             }
         }
-        let mut used = Vec::new();
-        let mut open = VecDeque::new();
-        for session in drawn {
-            if is_stored(readers, tenant, session)? { used.push(session) } else { open.push_back(session) }
+        for session in self.with_pool(tenant, |pool| pool.unsettled()) {
+            if is_stored(readers, tenant, session)? {
+                self.with_pool(tenant, |pool| pool.stored(session));
+            }
         }
-        let missing = POOL.saturating_sub(ready + found.len());
-        if missing > 0 || !used.is_empty() {
-            let (made, rows) = new_keys(&keys, missing)?;
-            self.keystore.refill(tenant, &rows, &used)?;
-            found.extend(made);
-        }
-        let mut pools = lock(&self.pools);
-        let pool = pools.entry(tenant).or_default();
-        pool.loaded = true;
-        pool.ready.extend(found);
-        pool.drawn.extend(open);
-        while pool.drawn.len() > DRAWN {
-            pool.drawn.pop_front();
-        }
-        Ok(())
+        self.with_pool(tenant, |pool| {
+            used.extend(pool.take_used());
+            unused.extend(pool.give_up());
+        });
+        let (made, rows) = new_keys(&keys, missing.saturating_sub(found.len()))?;
+        self.keystore.refill(tenant, &rows, &used, &unused)?;
+        self.with_pool(tenant, |pool| pool.loaded = true);
+        found.extend(made);
+        Ok(found)
     }
 
     /// Synced keystore transactions so far.

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use watertight_core::grant::Verb;
 use watertight_core::ids::SessionId;
-use watertight_store::Store;
 use watertight_store::conformance::Subject;
-use watertight_store::conformance::world::{START, World};
+use watertight_store::conformance::world::{START, World, said};
+use watertight_store::model::Batch;
+use watertight_store::{Store, StoreError};
 
 use crate::Sqlite;
 
@@ -95,4 +96,40 @@ async fn a_key_whose_draft_was_given_up_is_free_again_at_the_next_start() {
     }
     assert!(drawn.contains(&given_up));
     assert!(!drawn.contains(&kept));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_that_are_given_up_do_not_pile_up_in_the_keystore() {
+    // What the pool and the drafts that may still be committed come to, and a refill under way.
+    const MOST: i64 = 1024 + 3 * 64;
+    let fixture = Sqlite::new();
+    let (world, store) = counted(&fixture).await;
+    let keys = || -> i64 {
+        let conn = fixture.database("keys.db");
+        conn.query_row("SELECT count(*) FROM data_keys", [], |row| row.get(0)).unwrap()
+    };
+    let mut kept = world.desk("agent:main:kept").await;
+    world.say(&mut kept, "stays").await;
+    let oldest = world.desk("agent:main:oldest").await;
+    for n in 0..1500 {
+        drop(world.scope(&world.operator.caller, &format!("agent:main:n{n}")).await);
+    }
+    assert!(keys() <= MOST, "{} keys", keys());
+
+    // What was given up is not written: its key is gone. A look-up drafts it anew.
+    let batch = || Batch { at: START, entries: vec![said("late")], ..Batch::default() };
+    let late = world.store.commit(&oldest.scope, oldest.lease, &oldest.head, batch()).await;
+    assert_eq!(late.err(), Some(StoreError::KeyTaken));
+    let mut again = world.desk("agent:main:oldest").await;
+    assert_ne!(again.scope.session(), oldest.scope.session(), "somebody may still hold the old scope");
+    world.say(&mut again, "anew").await;
+
+    let (operator, hasher) = (world.operator, world.hasher);
+    drop((world.store, store));
+    let store = std::sync::Arc::new(fixture.store());
+    let world = World { store: store.clone(), hasher, operator };
+    drop(world.scope(&world.operator.caller, "agent:main:first").await);
+    assert_eq!(keys(), 2 + 64, "the sessions that are stored, and one pool");
+    assert_eq!(world.texts(&world.desk("agent:main:kept").await).await, ["stays"]);
+    assert_eq!(world.texts(&world.desk("agent:main:oldest").await).await, ["anew"]);
 }
