@@ -50,14 +50,16 @@ pub(crate) fn read(
         }),
     };
 
-    let in_file = file.as_mut().and_then(|s| s.boolean("behind_tls_proxy")).is_some_and(|found| found.value);
-    let behind_tls_proxy = match environment.get(BEHIND_TLS_PROXY) {
-        None => in_file,
-        Some("true") => true,
-        Some("false") => false,
+    let in_file =
+        file.as_mut().and_then(|s| s.boolean("behind_tls_proxy")).map(|Found { value, at }| (value, Spot::File(at)));
+    // Where it is said to be behind a proxy.
+    let proxy = match environment.get(BEHIND_TLS_PROXY) {
+        None => in_file.and_then(|(value, spot)| value.then_some(spot)),
+        Some("true") => Some(variable(BEHIND_TLS_PROXY)),
+        Some("false") => None,
         Some(_) => {
             variable(BEHIND_TLS_PROXY).report(problems, "must be true or false");
-            true
+            Some(variable(BEHIND_TLS_PROXY))
         }
     };
 
@@ -71,8 +73,17 @@ pub(crate) fn read(
     }
     let auth = AuthWords::of_environment(environment).or(words).unwrap_or_default().decide(problems);
 
+    if let (Some(spot), Auth::None) = (&proxy, &auth) {
+        // Also on loopback: the proxy is there to bring others in.
+        spot.report(
+            problems,
+            "lets in everybody the proxy forwards, which auth.mode = \"none\" does not allow: set auth.mode to \
+             \"token\" or \"password\"",
+        );
+    }
     if let Some((address, spot)) = &listen
         && !address.ip().to_canonical().is_loopback()
+        && proxy.is_none()
     {
         if matches!(auth, Auth::None) {
             spot.report(
@@ -80,17 +91,19 @@ pub(crate) fn read(
                 format!("{address} is open to other machines, which auth.mode = \"none\" does not allow"),
             );
         }
-        if !behind_tls_proxy {
-            spot.report(
-                problems,
-                format!(
-                    "{address} is open to other machines and Watertight speaks no TLS itself: put a TLS proxy in front \
-                     and set gateway.behind_tls_proxy = true, or listen on 127.0.0.1"
-                ),
-            );
-        }
+        spot.report(
+            problems,
+            format!(
+                "{address} is open to other machines and Watertight speaks no TLS itself: put a TLS proxy in front and \
+                 set gateway.behind_tls_proxy = true, or listen on 127.0.0.1"
+            ),
+        );
     }
-    Gateway { listen: listen.map_or(Gateway::DEFAULT_LISTEN, |(address, _)| address), auth, behind_tls_proxy }
+    Gateway {
+        listen: listen.map_or(Gateway::DEFAULT_LISTEN, |(address, _)| address),
+        auth,
+        behind_tls_proxy: proxy.is_some(),
+    }
 }
 
 /// A secret that is named, though perhaps by a variable that is not set.

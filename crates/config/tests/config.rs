@@ -277,6 +277,19 @@ fn an_address_open_to_others_needs_authentication_and_tls() {
 }
 
 #[test]
+fn a_proxy_that_brings_others_in_needs_authentication_on_loopback_too() {
+    let none = "[gateway]\nauth.mode = 'none'\nbehind_tls_proxy = true\n";
+    let refusal = "lets in everybody the proxy forwards, which auth.mode = \"none\" does not allow: set auth.mode to \
+                   \"token\" or \"password\"";
+    assert_eq!(complaints(Config::from_toml(none)), [format!("3 gateway.behind_tls_proxy: {refusal}")]);
+    let home = Home::with("[gateway]\nauth.mode = 'none'\n");
+    let said = complaints(home.load(&[("WATERTIGHT_BEHIND_TLS_PROXY", "true")]));
+    assert_eq!(said, [format!("WATERTIGHT_BEHIND_TLS_PROXY: {refusal}")]);
+    good(home.load(&[("WATERTIGHT_BEHIND_TLS_PROXY", "false")]));
+    assert!(good(Home::with(none).load(&[("WATERTIGHT_AUTH_MODE", "token")])).gateway.behind_tls_proxy);
+}
+
+#[test]
 fn flags_go_over_the_environment_and_the_environment_over_the_file() {
     let home = Home::with("[gateway]\nlisten = '127.0.0.1:1'\nauth.password = 'file'\n");
     let env = [("WATERTIGHT_LISTEN", "127.0.0.1:2"), ("WATERTIGHT_AUTH_TOKEN", "variable")];
