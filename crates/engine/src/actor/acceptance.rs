@@ -17,15 +17,18 @@ use crate::event::EventKind;
 use crate::request::{Accepted, Disposition, GenerationChoice, TurnRequest};
 
 impl Actor {
-    pub(super) async fn on_submit(&mut self, submission: Box<Submission>) {
-        let request = &submission.request;
+    pub(super) async fn on_submit(&mut self, mut submission: Box<Submission>) {
         let waiting = self.queue.len() + self.parked.len();
         let parked_bytes: usize = self.parked.iter().map(|parked| parked.request.bytes()).sum();
-        if waiting >= MAX_QUEUED || parked_bytes + request.bytes() > MAX_PARKED_BYTES {
+        if waiting >= MAX_QUEUED || parked_bytes + submission.request.bytes() > MAX_PARKED_BYTES {
             return submission.refuse(EngineError::QueueFull(waiting));
         }
         let busy = self.active.is_some() || !self.queue.is_empty();
-        if !self.parked.is_empty() || (busy && self.switch_of(request).is_some()) {
+        if !self.parked.is_empty() || (busy && self.switch_of(&submission.request).is_some()) {
+            // Only here may the turn wait for long. Before, its draft may prove to be another's, and it starts over.
+            if let Some(taken) = submission.taken.take() {
+                taken();
+            }
             self.parked.push_back(submission);
             return self.show_queue();
         }

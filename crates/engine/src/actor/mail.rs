@@ -26,6 +26,8 @@ pub(crate) struct Submission {
     pub(crate) model: ModelChoice,
     pub(crate) digest: [u8; 32],
     pub(crate) request: TurnRequest,
+    /// Called when the turn waits where nothing that comes later can overtake it.
+    pub(crate) taken: Option<Box<dyn FnOnce() + Send>>,
     pub(crate) acknowledge: Box<dyn FnOnce(&Accepted) + Send>,
     pub(crate) reply: oneshot::Sender<Result<Accepted, Refused>>,
 }

@@ -30,9 +30,9 @@ impl Engine {
         self.submit_in_order(access, request, || {}, acknowledge).await
     }
 
-    /// [`Self::submit`] for a surface that keeps its clients' requests in order: `taken` is called, or dropped, as soon
-    /// as the turn lies in its session's mailbox. What is asked of the session after that is asked after this turn, so
-    /// nobody need wait for the acknowledgement, which a change of generation may hold back for long.
+    /// [`Self::submit`] for a surface that keeps its clients' requests in order: `taken` is called, or dropped, once the
+    /// turn's place in its session is certain. What is asked of the session after that comes after this turn, so nobody
+    /// need wait for the acknowledgement, which a change of generation may hold back for long.
     pub async fn submit_in_order(
         &self,
         access: &Access,
@@ -40,7 +40,6 @@ impl Engine {
         taken: impl FnOnce() + Send + 'static,
         acknowledge: impl FnOnce(&Accepted) + Send + 'static,
     ) -> Result<Accepted, EngineError> {
-        let mut taken = Some(taken);
         if request.input.is_empty() {
             return Err(EngineError::Invalid("message or attachment required".into()));
         }
@@ -57,9 +56,13 @@ impl Engine {
         };
         let is_main = self.is_main(access, &key, &agent);
         // Everything that travels to an actor comes back from one that cannot take it.
-        let mut travelling = (request, Box::new(acknowledge) as Box<dyn FnOnce(&Accepted) + Send>);
+        let mut travelling = (
+            request,
+            Some(Box::new(taken) as Box<dyn FnOnce() + Send>),
+            Box::new(acknowledge) as Box<dyn FnOnce(&Accepted) + Send>,
+        );
         for _ in 0..MAX_ROUNDS {
-            let (request, acknowledge) = travelling;
+            let (request, taken, acknowledge) = travelling;
             if !self.is_ready() {
                 return self.refuse(access, &key, request, acknowledge, EngineError::Draining).await;
             }
@@ -83,21 +86,19 @@ impl Engine {
                 is_main,
                 model: model.clone(),
                 request,
+                taken,
                 acknowledge,
                 reply,
             });
             self.inner.registry.submit(shared, submission).await;
-            if let Some(taken) = taken.take() {
-                taken();
-            }
             let Refused { why, submission } = match answer.await {
                 Ok(Ok(accepted)) => return Ok(accepted),
                 Ok(Err(refused)) => refused,
                 Err(_) => return Err(StoreError::Unavailable("the session's task ended".into()).into()),
             };
-            let Submission { request, acknowledge, .. } = *submission;
+            let Submission { request, taken, acknowledge, .. } = *submission;
             match why {
-                Why::Moved => travelling = (request, acknowledge),
+                Why::Moved => travelling = (request, taken, acknowledge),
                 Why::Known => {
                     return self.refuse(access, &key, request, acknowledge, EngineError::RunConflict).await;
                 }

@@ -26,7 +26,7 @@ const MAX_WAIT: Duration = Duration::from_hours(24);
 
 /// Answers twice with the same id: once the input is durable, and once the run has ended.
 pub(crate) async fn run(mut call: Call) -> Outcome {
-    let params: AgentParams = call.params()?;
+    let params: AgentParams = call.params().await?;
     let run = call.run_id("idempotencyKey", &params.idempotency_key)?;
     if params.deliver {
         return Err(Failure::invalid(chat::NO_CHANNELS));
@@ -47,14 +47,15 @@ pub(crate) async fn run(mut call: Call) -> Outcome {
         Disposition::InFlight => client.feed.started(&accepted.run),
         Disposition::Ended(_) => {}
     };
-    let accepted = call.gateway.engine.submit(call.access(), request, acknowledge).await?;
+    // From the session's mailbox on, the session itself keeps the order.
+    let taken = call.started();
+    let accepted = call.gateway.engine.submit_in_order(call.access(), request, taken, acknowledge).await?;
     match &accepted.disposition {
         Disposition::Started => {}
         // The client follows the run by its events or by agent.wait.
         Disposition::InFlight => return Answer::of(&interim(&accepted, "in_flight")),
         Disposition::Ended(report) => return last(report),
     }
-    drop(std::mem::take(&mut call.start));
     match outlasting(&call, &accepted.run, None).await? {
         Some(report) => last(&report),
         None => Ok(Answer::Nobody),
@@ -143,10 +144,10 @@ fn generation(field: &str, id: Option<&str>) -> Result<Option<GenerationId>, Fai
 
 /// A run nobody knows waits like any other.
 pub(crate) async fn wait(mut call: Call) -> Outcome {
-    let params: AgentWaitParams = call.params()?;
+    let params: AgentWaitParams = call.params().await?;
     let limit = params.timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis).min(MAX_WAIT);
     let run = call.run_id("runId", &params.run_id)?;
-    drop(std::mem::take(&mut call.start));
+    call.started()();
     match outlasting(&call, &run, Some(limit)).await? {
         Some(report) => Answer::of(&Waited::ended(view::ended(&report))),
         None if call.client.gone.is_cancelled() => Ok(Answer::Nobody),

@@ -71,6 +71,7 @@ pub(crate) struct Call {
     /// The client's name for it.
     pub(crate) id: String,
     pub(crate) method: &'static str,
+    /// Its parameters, until they are parsed.
     pub(crate) params: Option<Box<RawValue>>,
     /// What the request holds while it starts; a request that goes on to wait gives it back.
     pub(crate) start: Start,
@@ -87,6 +88,24 @@ impl Start {
     /// A share of the connection's starts and bytes, and the turn among the requests of one session.
     pub(crate) fn new(permits: Vec<OwnedSemaphorePermit>, turn: Option<OwnedMutexGuard<()>>) -> Self {
         Self { _permits: permits, _turn: turn }
+    }
+}
+
+/// Text beyond which other connections would feel its parsing, in bytes.
+const LARGE: usize = 1024 * 1024;
+
+/// Works on a text of `size` bytes: a large one where it holds nobody up.
+pub(crate) async fn aside<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if size < LARGE {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
@@ -144,9 +163,17 @@ fn raw(payload: &impl Serialize) -> Result<Box<RawValue>, ErrorShape> {
 }
 
 impl Call {
-    /// The parameters.
-    pub(crate) fn params<P: Params>(&self) -> Result<P, Failure> {
-        Ok(P::parse(self.method, self.params.as_deref())?)
+    /// The parameters. Their text is given back.
+    pub(crate) async fn params<P: Params + Send + 'static>(&mut self) -> Result<P, Failure> {
+        let (method, params) = (self.method, self.params.take());
+        let size = params.as_ref().map_or(0, |params| params.get().len());
+        Ok(aside(size, move || P::parse(method, params.as_deref())).await?)
+    }
+
+    /// Gives back what the request holds while it starts, when it is called or dropped.
+    pub(crate) fn started(&mut self) -> impl FnOnce() + Send + use<> {
+        let start = std::mem::take(&mut self.start);
+        move || drop(start)
     }
 
     /// The client's idempotency key.

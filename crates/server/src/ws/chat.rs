@@ -29,8 +29,8 @@ pub(super) const NO_CHANNELS: &str =
     "This gateway has no messaging channels and cannot deliver the reply; send the request without deliver.";
 
 /// Acknowledged once the input is durable, before the first event of the run.
-pub(crate) async fn send(call: Call) -> Outcome {
-    let params: ChatSendParams = call.params()?;
+pub(crate) async fn send(mut call: Call) -> Outcome {
+    let params: ChatSendParams = call.params().await?;
     let run = call.run_id("idempotencyKey", &params.idempotency_key)?;
     if params.deliver {
         return Err(Failure::invalid(NO_CHANNELS));
@@ -65,7 +65,9 @@ pub(crate) async fn send(call: Call) -> Outcome {
         }
         client.outbox.respond(&id, &ack(accepted));
     };
-    call.gateway.engine.submit(call.access(), request, acknowledge).await?;
+    // From the session's mailbox on, the session itself keeps the order.
+    let taken = call.started();
+    call.gateway.engine.submit_in_order(call.access(), request, taken, acknowledge).await?;
     Ok(Answer::Sent)
 }
 
@@ -95,8 +97,8 @@ pub(super) fn input(message: &str, attachments: &[serde_json::Value]) -> Result<
 }
 
 /// Answered once the runs' end is durable and has been announced.
-pub(crate) async fn abort(call: Call) -> Outcome {
-    let params: ChatAbortParams = call.params()?;
+pub(crate) async fn abort(mut call: Call) -> Outcome {
+    let params: ChatAbortParams = call.params().await?;
     // What cannot be a run id names no run.
     let run = match params.run_id.as_deref().map(RunId::parse) {
         None => None,
@@ -117,14 +119,14 @@ async fn stop(call: &Call, target: &Target, run: Option<&RunId>, reason: &str) -
     Answer::of(&AbortAck::new(runs.iter().map(ToString::to_string).collect()))
 }
 
-pub(crate) async fn history(call: Call) -> Outcome {
-    let params: ChatHistoryParams = call.params()?;
+pub(crate) async fn history(mut call: Call) -> Outcome {
+    let params: ChatHistoryParams = call.params().await?;
     page(&call, params, None).await
 }
 
 /// The same page with what else a client needs to begin.
-pub(crate) async fn startup(call: Call) -> Outcome {
-    match call.params()? {
+pub(crate) async fn startup(mut call: Call) -> Outcome {
+    match call.params().await? {
         ChatStartupParams::Key(params) => page(&call, params, Some(view::agents(&call.gateway.engine))).await,
         // We make no short ids, so no link of ours carries one.
         ChatStartupParams::Link { short_id } => {

@@ -52,11 +52,6 @@ pub(crate) enum Order {
 /// Carries out a request.
 pub(crate) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// A method that waits for nothing.
-fn at_once(outcome: Outcome) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-    Box::pin(std::future::ready(outcome))
-}
-
 const READ: Authorization = Authorization::Requires(Verb::Read);
 const WRITE: Authorization = Authorization::Requires(Verb::Write);
 use Authorization::Anyone;
@@ -68,21 +63,21 @@ use Order::{Free, InSession};
 pub(crate) static METHODS: &[Method] = &[
     Method { name: "agent", authorization: WRITE, listing: Advertised, order: InSession, handler: |call| Box::pin(agent::run(call)) },
     Method { name: "agent.wait", authorization: WRITE, listing: Advertised, order: Free, handler: |call| Box::pin(agent::wait(call)) },
-    Method { name: "agents.list", authorization: READ, listing: Advertised, order: Free, handler: |call| at_once(system::agents(&call)) },
+    Method { name: "agents.list", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(system::agents(call)) },
     Method { name: "chat.abort", authorization: WRITE, listing: Advertised, order: InSession, handler: |call| Box::pin(chat::abort(call)) },
     Method { name: "chat.history", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(chat::history(call)) },
     Method { name: "chat.send", authorization: WRITE, listing: Advertised, order: InSession, handler: |call| Box::pin(chat::send(call)) },
     Method { name: "chat.startup", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(chat::startup(call)) },
     Method { name: "health", authorization: Anyone, listing: Advertised, order: Free, handler: |call| Box::pin(system::health(call)) },
-    Method { name: "models.list", authorization: READ, listing: Advertised, order: Free, handler: |call| at_once(system::models(&call)) },
+    Method { name: "models.list", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(system::models(call)) },
     Method { name: "sessions.describe", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(sessions::describe(call)) },
     Method { name: "sessions.list", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(sessions::list(call)) },
-    Method { name: "sessions.messages.subscribe", authorization: READ, listing: Advertised, order: InSession, handler: |call| at_once(sessions::messages_subscribe(&call)) },
-    Method { name: "sessions.messages.unsubscribe", authorization: READ, listing: Advertised, order: InSession, handler: |call| at_once(sessions::messages_unsubscribe(&call)) },
+    Method { name: "sessions.messages.subscribe", authorization: READ, listing: Advertised, order: InSession, handler: |call| Box::pin(sessions::messages_subscribe(call)) },
+    Method { name: "sessions.messages.unsubscribe", authorization: READ, listing: Advertised, order: InSession, handler: |call| Box::pin(sessions::messages_unsubscribe(call)) },
     Method { name: "sessions.resolve", authorization: READ, listing: Unlisted, order: Free, handler: |call| Box::pin(sessions::resolve(call)) },
     Method { name: "sessions.subscribe", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(sessions::subscribe(call)) },
     Method { name: "status", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(system::status(call)) },
-    Method { name: "system-presence", authorization: READ, listing: Advertised, order: Free, handler: |call| at_once(system::presence(&call)) },
+    Method { name: "system-presence", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(system::presence(call)) },
 ];
 
 /// The method of this name.

@@ -23,17 +23,17 @@ const DEFAULT_LIMIT: u32 = 100;
 /// Rows of a list at the most.
 const MAX_LIMIT: u32 = 1000;
 
-pub(crate) async fn list(call: Call) -> Outcome {
-    let params: SessionsListParams = call.params()?;
+pub(crate) async fn list(mut call: Call) -> Outcome {
+    let params: SessionsListParams = call.params().await?;
     Answer::of(&page(&call.gateway, call.access(), params).await?)
 }
 
 /// Like a list, and hears of every change to it from now on. Without parameters the list itself is left out.
-pub(crate) async fn subscribe(call: Call) -> Outcome {
-    let params: SessionsListParams = call.params()?;
+pub(crate) async fn subscribe(mut call: Call) -> Outcome {
+    let asked = call.params.as_ref().is_some_and(|params| !matches!(compact(params.get()).as_str(), "{}" | "null"));
+    let params: SessionsListParams = call.params().await?;
     // Before the list is read: a change in between is then heard, not lost.
     call.client.hear_list();
-    let asked = call.params.as_ref().is_some_and(|params| !matches!(compact(params.get()).as_str(), "{}" | "null"));
     let list = if asked { Some(page(&call.gateway, call.access(), params).await?) } else { None };
     Answer::of(&Subscribed::new(list))
 }
@@ -78,8 +78,8 @@ fn filter(params: &SessionsListParams, limit: u32, offset: u32) -> SessionFilter
 }
 
 /// Exactly one of the names. A miss is an error, or `ok: false` where the client allows it.
-pub(crate) async fn resolve(call: Call) -> Outcome {
-    let params: SessionsResolveParams = call.params()?;
+pub(crate) async fn resolve(mut call: Call) -> Outcome {
+    let params: SessionsResolveParams = call.params().await?;
     let mut names = Vec::new();
     names.extend(params.key.map(|key| (key.clone(), Some(Selector::Key(key)))));
     names.extend(params.session_id.map(|id| {
@@ -116,8 +116,8 @@ fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(512).collect()
 }
 
-pub(crate) async fn describe(call: Call) -> Outcome {
-    let params: SessionsDescribeParams = call.params()?;
+pub(crate) async fn describe(mut call: Call) -> Outcome {
+    let params: SessionsDescribeParams = call.params().await?;
     let target = Target { key: Some(params.key), agent: params.agent_id, ..Target::default() };
     let found = call.gateway.engine.describe(call.access(), &target).await?;
     let extras = Extras { derived_title: params.include_derived_titles, last_message: params.include_last_message };
@@ -125,15 +125,15 @@ pub(crate) async fn describe(call: Call) -> Outcome {
 }
 
 /// Also works for a session that does not exist yet. What the caller may not read is never heard.
-pub(crate) fn messages_subscribe(call: &Call) -> Outcome {
-    let params: SessionsMessagesParams = call.params()?;
+pub(crate) async fn messages_subscribe(mut call: Call) -> Outcome {
+    let params: SessionsMessagesParams = call.params().await?;
     let key = call.gateway.engine.resolve_key(call.access(), &params.key, params.agent_id.as_deref())?;
     call.client.hear(&key).map_err(|error| Failure::invalid(error.to_string()))?;
     Answer::of(&MessagesSubscribed { subscribed: true, key: key.to_string() })
 }
 
-pub(crate) fn messages_unsubscribe(call: &Call) -> Outcome {
-    let params: SessionsMessagesParams = call.params()?;
+pub(crate) async fn messages_unsubscribe(mut call: Call) -> Outcome {
+    let params: SessionsMessagesParams = call.params().await?;
     let key = call.gateway.engine.resolve_key(call.access(), &params.key, params.agent_id.as_deref())?;
     call.client.ignore(&key);
     Answer::of(&MessagesSubscribed { subscribed: false, key: key.to_string() })

@@ -20,13 +20,13 @@ use crate::gateway::{Gateway, now};
 /// Latest sessions in a snapshot.
 const RECENT: u32 = 5;
 
-pub(crate) async fn health(call: Call) -> Outcome {
-    let HealthParams {} = call.params()?;
+pub(crate) async fn health(mut call: Call) -> Outcome {
+    let HealthParams {} = call.params().await?;
     Answer::of(&snapshot(&call.gateway, call.access()).await?)
 }
 
-pub(crate) async fn status(call: Call) -> Outcome {
-    let StatusParams {} = call.params()?;
+pub(crate) async fn status(mut call: Call) -> Outcome {
+    let StatusParams {} = call.params().await?;
     let engine = &call.gateway.engine;
     let latest = latest(&call.gateway, call.access(), None).await?;
     let mut by_agent = Vec::new();
@@ -46,18 +46,18 @@ pub(crate) async fn status(call: Call) -> Outcome {
     Answer::of(&status)
 }
 
-pub(crate) fn presence(call: &Call) -> Outcome {
+pub(crate) async fn presence(call: Call) -> Outcome {
     // Upstream takes any parameters here.
     Answer::of(&call.gateway.roll.list(call.access()))
 }
 
-pub(crate) fn agents(call: &Call) -> Outcome {
-    let Nothing {} = call.params()?;
+pub(crate) async fn agents(mut call: Call) -> Outcome {
+    let Nothing {} = call.params().await?;
     Answer::of(&view::agents(&call.gateway.engine))
 }
 
-pub(crate) fn models(call: &Call) -> Outcome {
-    let params: ModelsListParams = call.params()?;
+pub(crate) async fn models(mut call: Call) -> Outcome {
+    let params: ModelsListParams = call.params().await?;
     let models = call.gateway.engine.models().into_iter();
     let models = models
         .filter(|model| params.provider.as_ref().is_none_or(|wanted| *wanted == model.provider))

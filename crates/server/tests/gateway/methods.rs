@@ -337,3 +337,22 @@ async fn what_is_typed_is_cleaned() {
     let blank = client.request("chat.send", message("main", " \u{7} ", "r3")).await.unwrap_err();
     assert_eq!(blank["message"], "message or attachment required");
 }
+
+#[tokio::test]
+async fn requests_that_wait_for_a_change_of_generation_hold_nothing_else_up() {
+    let server = start(ServerOptions::default()).await;
+    let client = server.client().await;
+    let keys: Vec<String> = (0..17).map(|n| format!("agent:main:busy-{n}")).collect();
+    for key in &keys {
+        client.request("chat.send", message(key, "/echo hang", &format!("hang-{key}"))).await.unwrap();
+        let switch = json!({
+            "message": "hi", "sessionKey": key, "sessionId": "another", "idempotencyKey": format!("parked-{key}"),
+        });
+        client.send("agent", Some(switch)).await;
+    }
+    assert!(client.request("health", json!({})).await.is_ok());
+    for key in &keys {
+        let aborted = client.request("chat.abort", json!({"sessionKey": key})).await.unwrap();
+        assert_eq!(aborted["aborted"], true, "{aborted}");
+    }
+}
