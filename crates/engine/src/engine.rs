@@ -214,8 +214,8 @@ impl Engine {
         self.inner.shared.draining.store(true, Ordering::Release);
     }
 
-    /// Takes no new runs, lets active ones finish for `grace` and interrupts the rest. The store closes cleanly when the
-    /// last clone of the engine is dropped.
+    /// Takes no new runs, lets active ones finish for `grace` and interrupts the rest, and takes the announced address
+    /// back. The store closes cleanly when the last clone of the engine is dropped.
     pub async fn drain(&self, grace: Duration) {
         self.refuse_runs();
         if !self.inner.shared.runs.quiet(grace).await {
@@ -223,6 +223,7 @@ impl Engine {
         }
         self.inner.shared.stop.cancel();
         self.inner.registry.ended().await;
+        self.state_dir().withdraw();
     }
 
     fn key_of(&self, access: &Access, target: &Target) -> Result<CanonicalKey, EngineError> {

@@ -108,6 +108,12 @@ impl StateDir {
         self.note(Some(address))
     }
 
+    /// Takes the announcement back. To be done before the address is given up: whoever listens there next is not to be
+    /// taken for this process. That the note cannot be written is no reason not to go on stopping.
+    pub fn withdraw(&self) {
+        let _ = self.note(None);
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -154,6 +160,9 @@ mod tests {
         let address = "127.0.0.1:1234".parse().unwrap();
         held.announce(address).unwrap();
         assert_eq!(StateDir::holder(&path), Some(Holder { pid: std::process::id(), address: Some(address) }));
+        held.withdraw();
+        assert_eq!(StateDir::holder(&path), Some(Holder { pid: std::process::id(), address: None }));
+        held.announce(address).unwrap();
         let error = StateDir::lock(&path).unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()) && error.contains("127.0.0.1:1234"), "{error}");
         drop(held);

@@ -14,6 +14,7 @@ use watertight_engine::EngineError;
 use watertight_engine::event::EventKind;
 use watertight_engine::hub::Interest;
 use watertight_engine::request::{Disposition, GenerationChoice, Selector, Target};
+use watertight_engine::state_dir::StateDir;
 use world::{World, turn};
 
 fn generation(id: &str) -> GenerationId {
@@ -523,6 +524,15 @@ async fn a_drain_lets_no_waiting_turn_in() {
         world.engine.drain(Duration::ZERO).await;
     });
     assert!(matches!(refused.unwrap_err(), EngineError::Draining));
+}
+
+#[tokio::test]
+async fn a_drained_engine_no_longer_announces_an_address() {
+    let world = World::open().await;
+    let state_dir = world.engine.state_dir();
+    state_dir.announce("127.0.0.1:1".parse().unwrap()).unwrap();
+    world.engine.drain(Duration::ZERO).await;
+    assert_eq!(StateDir::holder(state_dir.path()).unwrap().address, None);
 }
 
 #[tokio::test]
