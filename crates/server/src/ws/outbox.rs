@@ -1,7 +1,8 @@
 //! What waits to be written, and what happens when it piles up (isolation.md §2.10).
 //!
 //! Events are pushed without waiting, from wherever they happen. Beyond 4 MiB of unsent events those a client can do
-//! without are skipped; their number is used up, so that the client sees a gap. Beyond 8 MiB the connection closes.
+//! without are skipped; their number is used up, so that the client sees a gap. An event behind more than 8 MiB of others
+//! closes the connection.
 //! Responses are not part of that: the client asked for them. While more than 8 MiB of them wait, no further request
 //! is read.
 
@@ -126,8 +127,9 @@ impl Outbox {
             return Pushed::Skipped;
         }
         state.last_seq += 1;
-        let waiting = state.load.events + payload.get().len();
-        if need == Need::Droppable && waiting > SOFT_LIMIT {
+        // Without this event: a single large one does not make its reader a slow one.
+        let waiting = state.load.events;
+        if need == Need::Droppable && waiting + payload.get().len() > SOFT_LIMIT {
             return Pushed::Skipped;
         }
         if waiting > HARD_LIMIT {
@@ -315,15 +317,22 @@ mod tests {
     fn beyond_the_hard_limit_only_the_close_is_left() {
         let outbox = Outbox::default();
         let big = megabytes(3);
-        for _ in 0..2 {
+        for _ in 0..3 {
             assert_eq!(outbox.event("chat", &big, Need::Required), Pushed::Queued);
         }
-        assert_eq!(outbox.event("chat", &big, Need::Required), Pushed::Skipped);
+        assert_eq!(outbox.event("chat", &0, Need::Required), Pushed::Skipped);
         assert!(outbox.is_closing());
         assert_eq!(outbox.try_next(), Some(Item::Close(Some(close_frame(1008, "slow consumer")))));
         outbox.respond("late", &1);
         assert_eq!(outbox.event("late", &1, Need::Required), Pushed::Skipped);
         assert_eq!(outbox.try_next(), None);
+    }
+
+    #[test]
+    fn one_event_of_any_size_closes_no_connection() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.event("chat", &megabytes(9), Need::Required), Pushed::Queued);
+        assert!(!outbox.is_closing());
     }
 
     #[test]

@@ -65,3 +65,17 @@ async fn a_client_that_does_not_read_its_answers_is_not_asked_for_more_and_loses
         assert_eq!(answer["payload"]["messages"].as_array().unwrap().len(), 2);
     }
 }
+
+#[tokio::test]
+async fn large_pictures_and_answers_close_no_connection_that_reads() {
+    let server = start(ServerOptions::default()).await;
+    let client = server.client().await;
+    client.request("sessions.subscribe", json!({})).await.unwrap();
+    let picture = json!({"type": "image", "mimeType": "image/png", "content": "A".repeat(8 * 1024 * 1024)});
+    let send = json!({"sessionKey": "main", "message": "look", "idempotencyKey": "p", "attachments": [picture]});
+    client.request("chat.send", send).await.unwrap();
+    client.next_payload("chat", |chat| chat["runId"] == "p" && chat["state"] == "final").await;
+    let text = chat(&client, "main", "/echo long 4194304", "t").await;
+    assert_eq!(text.len(), 4_194_304);
+    assert!(client.request("health", json!({})).await.is_ok());
+}

@@ -116,13 +116,20 @@ pub enum Lifecycle<'a> {
 #[derive(Debug, Serialize)]
 pub struct TerminalReply<'a> {
     disposition: &'static str,
-    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
 }
 
 impl<'a> TerminalReply<'a> {
-    /// The text, or that there was none.
+    /// Longest text that is repeated here, in bytes. The terminal `chat` event carries all of it.
+    pub const MAX_TEXT: usize = 256 * 1024;
+
+    /// The text unless it is long, or that there was none.
     pub fn new(text: &'a str) -> Self {
-        Self { disposition: if text.is_empty() { "silent" } else { "visible" }, text }
+        Self {
+            disposition: if text.is_empty() { "silent" } else { "visible" },
+            text: Some(text).filter(|text| text.len() <= Self::MAX_TEXT),
+        }
     }
 }
 
@@ -489,6 +496,13 @@ mod tests {
             serde_json::to_value(Waited::timeout("x")).unwrap(),
             serde_json::json!({"runId": "x", "status": "timeout"})
         );
+    }
+
+    #[test]
+    fn a_long_answer_is_not_repeated_when_the_run_ends() {
+        let json = |text: &str| serde_json::to_string(&TerminalReply::new(text)).unwrap();
+        assert_eq!(json("hi"), r#"{"disposition":"visible","text":"hi"}"#);
+        assert_eq!(json(&"x".repeat(TerminalReply::MAX_TEXT + 1)), r#"{"disposition":"visible"}"#);
     }
 
     #[test]

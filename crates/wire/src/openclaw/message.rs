@@ -66,12 +66,14 @@ pub enum WireBlock {
         /// Its arguments.
         arguments: Value,
     },
-    /// A picture.
+    /// A picture. Its data stays here: one picture could fill a whole connection's queue.
     Image {
-        /// Base64 data.
-        data: String,
         /// Media type.
         mime_type: String,
+        /// Always true: the data is left out.
+        omitted: bool,
+        /// Size of the data, in bytes.
+        bytes: usize,
     },
 }
 
@@ -113,7 +115,9 @@ impl From<&Block> for WireBlock {
             Block::ToolCall(call) => {
                 Self::ToolCall { id: call.id.clone(), name: call.name.clone(), arguments: call.arguments.clone() }
             }
-            Block::Image { mime_type, data } => Self::Image { data: data.clone(), mime_type: mime_type.clone() },
+            Block::Image { mime_type, data } => {
+                Self::Image { mime_type: mime_type.clone(), omitted: true, bytes: decoded_len(data) }
+            }
         }
     }
 }
@@ -174,6 +178,11 @@ impl StoredMessage {
         }
         stored
     }
+}
+
+/// Bytes that a base64 text stands for.
+fn decoded_len(base64: &str) -> usize {
+    base64.trim_end_matches('=').len() * 3 / 4
 }
 
 fn cut(text: &str, max_chars: Option<usize>) -> String {
@@ -318,6 +327,15 @@ mod tests {
           }
         }
         "#);
+    }
+
+    #[test]
+    fn a_picture_is_told_of_without_its_data() {
+        for (data, bytes) in [("", 0), ("aGk=", 2), ("aGkh", 3), ("aGkhIQ==", 4)] {
+            let block = Block::Image { mime_type: "image/png".into(), data: data.into() };
+            let expected = serde_json::json!({"type": "image", "mimeType": "image/png", "omitted": true, "bytes": bytes});
+            assert_eq!(serde_json::to_value(WireBlock::from(&block)).unwrap(), expected);
+        }
     }
 
     #[test]
