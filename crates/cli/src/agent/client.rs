@@ -68,6 +68,8 @@ pub(crate) struct Response {
 pub(crate) struct RemoteError {
     pub(crate) message: String,
     pub(crate) retryable: bool,
+    /// The gateway says that it is being replaced; the one that comes after it will answer.
+    pub(crate) restarting: bool,
 }
 
 impl Connection {
@@ -125,7 +127,11 @@ impl Connection {
             .map_err(|_| unreachable("no answer to connect in time".to_owned()))?
             .map_err(|ended| ended.in_handshake(&unreachable))?;
         if !hello.ok {
-            let error = hello.error.unwrap_or(RemoteError { message: "it gave no reason".into(), retryable: false });
+            let error = hello.error.unwrap_or(RemoteError {
+                message: "it gave no reason".into(),
+                retryable: false,
+                restarting: false,
+            });
             let message = format!("The gateway at {} refused the connection: {}", endpoint.shown(), error.message);
             return Err(match endpoint.withheld() {
                 _ if error.retryable => OpenFailure::NotReady(message),
@@ -234,6 +240,7 @@ fn parse(text: &str) -> Option<Frame> {
             let error = frame.get("error").map(|error| RemoteError {
                 message: text_of(error, "message").unwrap_or_else(|| "it gave no reason".to_owned()),
                 retryable: error.get("retryable").and_then(Value::as_bool).unwrap_or(false),
+                restarting: error.pointer("/details/reason").and_then(Value::as_str) == Some("gateway-restarting"),
             });
             Some(Frame::Response(Response {
                 id: text_of(&frame, "id")?,

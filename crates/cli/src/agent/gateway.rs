@@ -19,10 +19,10 @@ use crate::signals::{Signal, Signals};
 
 /// Waits before the next handshake with a gateway that is being replaced (sessions.md §2.6).
 const HANDSHAKE_DELAYS: [u64; 5] = [1_000, 2_000, 5_000, 10_000, 15_000];
-/// How long a broken connection is tried to be made anew.
+/// How long a broken connection is tried to be made anew, from the time it broke until the run is heard of again.
 const REATTACH_WINDOW: Duration = Duration::from_secs(15);
-/// Longest wait between two of these tries.
-const REATTACH_DELAY: Duration = Duration::from_secs(2);
+/// Waits before these tries: the first, doubled each time up to the last.
+const REATTACH_DELAYS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 /// How long one `agent.wait` may wait, in milliseconds; it is asked again.
 const WAIT_MS: u64 = 600_000;
 /// For each attempt to abort the run.
@@ -58,6 +58,7 @@ pub(crate) async fn run(
         accepted: false,
         key: turn.address.known_key(),
         connection: None,
+        reattach: Reattach::default(),
     };
     let deadline = attempt.deadline;
     let end = tokio::select! {
@@ -119,6 +120,29 @@ struct Attempt<'a> {
     /// The session's key, as far as it is known.
     key: Option<String>,
     connection: Option<Connection>,
+    reattach: Reattach,
+}
+
+/// The pace of re-attaching since the run was last heard of.
+#[derive(Debug, Default)]
+struct Reattach {
+    since: Option<(Instant, Duration)>,
+}
+
+impl Reattach {
+    /// Waits for the time of the next try and gives how long it may take; none when it is over.
+    async fn next(&mut self) -> Option<Duration> {
+        let [first, longest] = REATTACH_DELAYS;
+        let (end, delay) = self.since.unwrap_or_else(|| (Instant::now() + REATTACH_WINDOW, first));
+        self.since = Some((end, (delay * 2).min(longest)));
+        sleep(delay).await;
+        end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// The gateway has the run.
+    fn heard_of_it(&mut self) {
+        self.since = None;
+    }
 }
 
 /// Why [`Attempt::answer`] has none.
@@ -175,10 +199,8 @@ impl Attempt<'_> {
 
     /// A further connection, after one was lost.
     async fn reconnect(&mut self, mut reason: String) -> Result<(), NoAnswer> {
-        let end = Instant::now() + REATTACH_WINDOW;
-        let mut delay = Duration::from_millis(100);
-        while Instant::now() < end {
-            match timeout(end - Instant::now(), self.open()).await {
+        while let Some(left) = self.reattach.next().await {
+            match timeout(left, self.open()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(OpenFailure::Refused(message))) => return Err(NoAnswer::Lost(message)),
                 Ok(Err(OpenFailure::Unreachable(text) | OpenFailure::Foreign(text) | OpenFailure::NotReady(text))) => {
@@ -186,8 +208,6 @@ impl Attempt<'_> {
                 }
                 Ok(Err(OpenFailure::ClosedInHandshake)) | Err(_) => {}
             }
-            sleep(delay).await;
-            delay = (delay * 2).min(REATTACH_DELAY);
         }
         Err(NoAnswer::Lost(reason))
     }
@@ -212,23 +232,31 @@ impl Attempt<'_> {
                 Frame::Response(response) if response.id == id => match status(&response) {
                     Some("accepted") => {
                         self.accepted = true;
+                        self.reattach.heard_of_it();
                         self.key = key_of(&response).or(self.key.take());
                     }
                     // It goes on under a request of an earlier connection: wait for its end, then ask for its answer.
                     Some("in_flight") if again => {
+                        self.reattach.heard_of_it();
                         waiting =
                             Some(connection.send("agent.wait", &json!({"runId": run, "timeoutMs": WAIT_MS})).await?);
                     }
                     _ => {
-                        // A gateway that is stopping takes nothing; the one that comes after it will.
-                        let stopping = response.error.as_ref().is_some_and(|error| error.retryable);
-                        if again && !response.ok && stopping && status(&response).is_none() {
-                            return Err(Lost("the gateway is stopping".to_owned()));
+                        // A gateway that is stopping takes nothing; the one that comes after it will. Everything else
+                        // is an answer.
+                        if again
+                            && let Some(error) = response.error.as_ref().filter(|error| error.restarting)
+                            && status(&response).is_none()
+                        {
+                            return Err(Lost(error.message.clone()));
                         }
                         return Ok(response);
                     }
                 },
                 Frame::Response(response) if waiting.as_ref() == Some(&response.id) => {
+                    if let Some(error) = response.error {
+                        return Err(Lost(error.message));
+                    }
                     id = connection.send("agent", &self.params).await?;
                 }
                 Frame::Event { name, payload } if payload.get("runId").and_then(Value::as_str) == Some(&run) => {
@@ -362,5 +390,24 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn re_attaching_slows_down_and_ends() {
+        let start = Instant::now();
+        let mut reattach = Reattach::default();
+        let mut tries = Vec::new();
+        while reattach.next().await.is_some() {
+            tries.push(start.elapsed().as_millis());
+        }
+        assert_eq!(tries[..6], [100, 300, 700, 1_500, 3_100, 5_100], "{tries:?}");
+        assert!(tries.len() < 12 && start.elapsed() < REATTACH_WINDOW + REATTACH_DELAYS[1], "{tries:?}");
+        reattach.heard_of_it();
+        assert!(reattach.next().await.is_some(), "the next break starts anew");
     }
 }

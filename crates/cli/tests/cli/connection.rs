@@ -89,6 +89,33 @@ async fn a_run_that_is_in_flight_after_a_break_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_refusal_after_a_break_is_an_answer() {
+    let busy = json!({"code": "UNAVAILABLE", "message": "the session's queue is full", "retryable": true,
+                      "retryAfterMs": 1000, "details": {"code": "too_busy"}});
+    let gateway = FakeGateway::start([Visit::Served(vec![Step::Break]), Visit::Served(vec![Step::Refuse(busy)])]).await;
+    let ran = run(&gateway.setup(), &["agent", "-m", "hi"]).await;
+    assert_eq!(ran.exit, Some(1), "{ran:?}");
+    assert!(ran.stderr.ends_with("\nError: the session's queue is full\n"), "{ran:?}");
+    assert_eq!(gateway.asked().last().unwrap().connection, 1, "it was asked once");
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_being_replaced_is_asked_again_for_the_run() {
+    let restarting = json!({"code": "UNAVAILABLE", "message": "gateway restarting; retry shortly", "retryable": true,
+                            "details": {"reason": "gateway-restarting"}});
+    let visits = [
+        Visit::Served(vec![Step::Accept, Step::Break]),
+        Visit::Served(vec![Step::Refuse(restarting.clone())]),
+        Visit::Served(vec![Step::Refuse(restarting)]),
+        Visit::Served(vec![Step::Accept, said("Hello")]),
+    ];
+    let gateway = FakeGateway::start(visits).await;
+    let ran = run(&gateway.setup(), &["agent", "-m", "hi"]).await;
+    assert_eq!((ran.exit, ran.stdout.as_str()), (Some(0), "Hello\n"), "{ran:?}");
+    assert!(ran.stderr.contains("lost (gateway restarting; retry shortly); re-attaching"), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_gone_for_good_leaves_a_hint_and_no_second_run() {
     let gateway = FakeGateway::start([Visit::Served(vec![Step::Accept, Step::Vanish])]).await;
     let setup = gateway.setup();

@@ -46,6 +46,8 @@ pub(crate) enum Step {
     Final(Value),
     /// The failed response: error message, and payload with the run's id filled in.
     Failed(&'static str, Value),
+    /// The refusal of the request: the whole error.
+    Refuse(Value),
     /// Breaks the connection off.
     Break,
     /// Breaks it off and takes no other.
@@ -252,6 +254,7 @@ async fn take(
             let error = json!({"code": "UNAVAILABLE", "message": message});
             send(socket, json!({"type": "res", "id": id, "ok": false, "payload": payload, "error": error})).await
         }
+        Step::Refuse(error) => send(socket, json!({"type": "res", "id": id, "ok": false, "error": error})).await,
         Step::Break => None,
         Step::Vanish => {
             vanish.send_replace(true);
