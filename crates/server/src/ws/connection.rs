@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use watertight_core::grant::Verb;
@@ -347,7 +347,6 @@ impl Session<'_> {
     async fn message(&self, message: Message) -> Option<Read> {
         match message {
             Message::Text(text) => {
-                let text: &Utf8Bytes = &text;
                 self.dispatcher.frame(text).await;
                 None
             }

@@ -13,11 +13,12 @@ use futures_util::poll;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use watertight_core::ErrorCode;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::frame::{self, BadFrame, Request};
 
-use super::call::{Answer, Call, Client, Start};
+use super::call::{self, Answer, Call, Client, Start};
 use super::method::{self, Method, Order};
 use super::outbox::Outbox;
 use crate::gateway::Gateway;
@@ -62,17 +63,19 @@ impl Dispatcher {
     }
 
     /// Starts what a text frame asks for. Never waits for it.
-    pub(crate) async fn frame(&self, text: &str) {
+    pub(crate) async fn frame(&self, text: Utf8Bytes) {
         let outbox = &self.client.outbox;
-        match frame::parse(text) {
+        let bytes = text.len();
+        match call::aside(bytes, move || frame::parse(&text)).await {
             Ok(request) => {
-                if let Err(error) = self.request(&request, text.len()).await {
-                    outbox.refuse(&request.id, &error, None);
+                let id = request.id.clone();
+                if let Err(error) = self.request(request, bytes).await {
+                    outbox.refuse(&id, &error, None);
                 }
             }
             Err(BadFrame::NotJson) => {
                 let count = self.gateway.count_unreadable_frame();
-                tracing::warn!(connection = %self.client.conn_id, bytes = text.len(), count, "a frame is not JSON");
+                tracing::warn!(connection = %self.client.conn_id, bytes, count, "a frame is not JSON");
             }
             Err(BadFrame::OutOfBounds(problem)) => {
                 outbox.refuse("invalid", &ErrorShape::invalid(format!("invalid request frame: {problem}")), None);
@@ -84,18 +87,18 @@ impl Dispatcher {
         }
     }
 
-    async fn request(&self, request: &Request<'_>, bytes: usize) -> Result<(), ErrorShape> {
+    async fn request(&self, request: Request, bytes: usize) -> Result<(), ErrorShape> {
         let method = find(&request.method)?;
         method.authorization.check(self.client.access.verbs())?;
         let mut permits = self.permits(bytes)?;
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| busy())?;
-        let turn = self.turn(method, request.params).await;
+        let turn = self.turn(method, request.params.as_deref()).await;
         let call = Call {
             gateway: self.gateway.clone(),
             client: self.client.clone(),
-            id: request.id.to_string(),
+            id: request.id,
             method: method.name,
-            params: request.params.map(ToOwned::to_owned),
+            params: request.params,
             start: Start::default(),
         };
         let workers = self.workers.clone();

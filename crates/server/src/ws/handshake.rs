@@ -55,9 +55,9 @@ pub(crate) async fn judge(gateway: &Gateway, peer: &Peer, page: Page, frame: &st
             BadFrame::NotRequest { problem, .. } => format!("invalid request frame: {problem}").into(),
         },
     })?;
-    let id = request.id.to_string();
+    let id = request.id;
     let admitted = if request.method == "connect" {
-        match ConnectParams::parse(request.params) {
+        match ConnectParams::parse(request.params.as_deref()) {
             Ok(params) => admit(gateway, peer, page, params).await,
             Err(error) => Err(Denial::policy(error)),
         }

@@ -4,6 +4,8 @@
 pub const MAX_DEPTH: usize = 64;
 /// Most object keys in one text.
 pub const MAX_KEYS: usize = 10_000;
+/// Most values in one text, counted by the commas between them. A parsed value takes many times its text's memory.
+pub const MAX_VALUES: usize = 50_000;
 
 /// A text beyond the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,12 +16,16 @@ pub enum OutOfBounds {
     /// More than [`MAX_KEYS`] object keys.
     #[error("more than {MAX_KEYS} object keys")]
     TooManyKeys,
+    /// More than [`MAX_VALUES`] values.
+    #[error("more than {MAX_VALUES} values")]
+    TooManyValues,
 }
 
 /// Scans the text once, without parsing it. A text that is no JSON may pass: the parser says so later.
 pub fn check(text: &str) -> Result<(), OutOfBounds> {
     let mut depth = 0_usize;
     let mut keys = 0_usize;
+    let mut values = 1_usize;
     let mut in_string = false;
     let mut escaped = false;
     for byte in text.bytes() {
@@ -47,6 +53,12 @@ pub fn check(text: &str) -> Result<(), OutOfBounds> {
                     return Err(OutOfBounds::TooManyKeys);
                 }
             }
+            b',' => {
+                values += 1;
+                if values > MAX_VALUES {
+                    return Err(OutOfBounds::TooManyValues);
+                }
+            }
             _ => {}
         }
     }
@@ -71,5 +83,14 @@ mod tests {
         let keys = |n: usize| format!("{{{}}}", vec![r#""k":1"#; n].join(","));
         assert_eq!(check(&keys(MAX_KEYS)), Ok(()));
         assert_eq!(check(&keys(MAX_KEYS + 1)), Err(OutOfBounds::TooManyKeys));
+    }
+
+    #[test]
+    fn values_are_bounded() {
+        let zeros = |n: usize| format!("[{}]", vec!["0"; n].join(","));
+        assert_eq!(check(&zeros(MAX_VALUES)), Ok(()));
+        assert_eq!(check(&zeros(MAX_VALUES + 1)), Err(OutOfBounds::TooManyValues));
+        let text = format!(r#"["{}"]"#, ",".repeat(MAX_VALUES));
+        assert_eq!(check(&text), Ok(()));
     }
 }

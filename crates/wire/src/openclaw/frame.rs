@@ -10,15 +10,15 @@ use super::bounds::{self, OutOfBounds};
 use super::failure::ErrorShape;
 use super::shape::{self, Shape, any, closed, one_of, optional, required, text, text_within};
 
-/// A request, borrowed from its frame.
+/// A request.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct Request {
     /// The client's name for the request; echoed, never interpreted.
-    pub id: Cow<'a, str>,
+    pub id: String,
     /// The method.
-    pub method: Cow<'a, str>,
+    pub method: String,
     /// Its parameters, not parsed yet.
-    pub params: Option<&'a RawValue>,
+    pub params: Option<Box<RawValue>>,
 }
 
 /// A frame that is no request.
@@ -64,12 +64,13 @@ struct Envelope<'a> {
 }
 
 /// Parses a text frame.
-pub fn parse(text: &str) -> Result<Request<'_>, BadFrame> {
+pub fn parse(text: &str) -> Result<Request, BadFrame> {
     bounds::check(text).map_err(BadFrame::OutOfBounds)?;
     if let Ok(Envelope { kind, id, method, params, traceparent, expected_profile_id }) = serde_json::from_str(text) {
         let short = |text: Option<Cow<'_, str>>| text.is_none_or(|text| text.chars().count() <= 128);
         if kind == "req" && !id.is_empty() && !method.is_empty() && short(traceparent) && short(expected_profile_id) {
-            return Ok(Request { id, method, params });
+            let (id, method) = (id.into_owned(), method.into_owned());
+            return Ok(Request { id, method, params: params.map(ToOwned::to_owned) });
         }
     }
     // The rare path: find the words for what is wrong.
