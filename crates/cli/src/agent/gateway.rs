@@ -306,8 +306,8 @@ impl Attempt<'_> {
             return;
         }
         let run = self.turn.run.to_string();
-        if self.key.is_none() {
-            // Only the gateway knows which session an id belongs to; its first answer says so.
+        if !self.accepted {
+            // Only the gateway knows which session the request has come to; its first answer says so.
             let _ = timeout(ABORT_LIMIT, self.learn_key()).await;
         }
         let Some(key) = self.key.take() else {
@@ -338,9 +338,12 @@ impl Attempt<'_> {
 
     async fn learn_key(&mut self) -> Option<()> {
         let connection = self.connection.as_mut()?;
-        while self.key.is_none() {
-            if let Frame::Response(response) = connection.next().await.ok()? {
-                self.key = key_of(&response);
+        while !self.accepted {
+            if let Frame::Response(response) = connection.next().await.ok()?
+                && let Some(key) = key_of(&response)
+            {
+                self.accepted = true;
+                self.key = Some(key);
             }
         }
         Some(())
@@ -349,7 +352,8 @@ impl Attempt<'_> {
     fn aborted(&mut self, run: &str, response: &Response) {
         let line = match (&response.error, response.payload.get("aborted").and_then(Value::as_bool)) {
             (None, Some(true)) => format!("Run {run} was aborted."),
-            (None, _) => format!("Run {run} had already ended."),
+            (None, _) if self.accepted => format!("Run {run} had already ended."),
+            (None, _) => format!("Run {run} was not found; it was sent but not accepted yet and may still start."),
             (Some(error), _) => format!("Run {run} could not be aborted: {}", error.message),
         };
         self.terminal.note(&line);

@@ -34,8 +34,10 @@ pub(crate) enum Visit {
 /// One thing said in answer to `agent`.
 #[derive(Clone)]
 pub(crate) enum Step {
-    /// `accepted`, with the request's key or this one.
+    /// `accepted`, with the request's key, else the main session's.
     Accept,
+    /// `accepted`, under this key.
+    AcceptAs(&'static str),
     /// The `chat` event of a growing answer: everything so far.
     Delta(&'static str),
     /// The `agent` event of a tool at work: its data.
@@ -196,8 +198,9 @@ async fn receive(
                 answer(&mut socket, id, hello).await?;
             }
             ("chat.abort", _) => {
-                let runs = [&params["runId"]];
-                answer(&mut socket, id, json!({"ok": true, "aborted": true, "runIds": runs})).await?;
+                let known = !matches!(&visit, Visit::Served(steps) if steps.is_empty());
+                let runs: &[_] = if known { &[&params["runId"]] } else { &[] };
+                answer(&mut socket, id, json!({"ok": true, "aborted": known, "runIds": runs})).await?;
             }
             ("agent.wait", _) => {
                 answer(&mut socket, id, json!({"runId": params["runId"], "status": "ok"})).await?;
@@ -226,7 +229,8 @@ async fn take(
     let run = &params["idempotencyKey"];
     let key = params["sessionKey"].as_str().unwrap_or("agent:main:main");
     match step {
-        Step::Accept => {
+        Step::Accept | Step::AcceptAs(_) => {
+            let key = if let Step::AcceptAs(key) = step { key } else { key };
             let payload = json!({"runId": run, "sessionKey": key, "status": "accepted", "acceptedAt": 1});
             answer(socket, id, payload).await
         }

@@ -27,9 +27,17 @@ async fn hanging_model() -> (MockProvider, GatewaySetup) {
     (model, setup)
 }
 
-async fn stop(child: Child, signal: Signal) -> Ran {
+fn kill(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+async fn stop(child: Child, signal: Signal) -> Ran {
+    kill(&child, signal);
+    ended(child).await
+}
+
+async fn ended(child: Child) -> Ran {
     ran(timeout(PATIENCE, child.wait_with_output()).await.expect("the program ends").unwrap())
 }
 
@@ -62,6 +70,32 @@ async fn a_signal_before_the_run_was_accepted_waits_for_its_session() {
     go_on.notify_one();
     assert_eq!(stopping.await.unwrap().exit, Some(130));
     assert_eq!(gateway.wait_for("chat.abort").await.params["sessionKey"], "agent:main:main", "as it was accepted");
+}
+
+#[tokio::test]
+async fn a_signal_before_the_run_was_accepted_aborts_it_under_the_key_it_got() {
+    let go_on = Arc::new(Notify::new());
+    let steps = vec![Step::Wait(go_on.clone()), Step::AcceptAs("agent:main:folded")];
+    let gateway = FakeGateway::start([Visit::Served(steps)]).await;
+    let setup = gateway.setup();
+    let child = start(&setup, &["agent", "-m", "hi", "--session-key", "Folded"]);
+    gateway.wait_for("agent").await;
+    kill(&child, Signal::INT);
+    go_on.notify_one();
+    assert!(ended(child).await.stderr.ends_with("was aborted.\n"));
+    assert_eq!(gateway.wait_for("chat.abort").await.params["sessionKey"], "agent:main:folded");
+}
+
+#[tokio::test]
+async fn a_run_that_was_never_accepted_is_not_said_to_have_ended() {
+    let gateway = FakeGateway::start([Visit::Served(vec![])]).await;
+    let setup = gateway.setup();
+    let child = start(&setup, &["agent", "-m", "hi", "--session-key", "x"]);
+    let turn = gateway.wait_for("agent").await;
+    let ran = stop(child, Signal::INT).await;
+    let run = turn.params["idempotencyKey"].as_str().unwrap();
+    let line = format!("Run {run} was not found; it was sent but not accepted yet and may still start.\n");
+    assert_eq!((ran.exit, ran.stderr), (Some(130), line));
 }
 
 #[tokio::test]
