@@ -279,7 +279,7 @@ impl Attempt<'_> {
             let known = self.accepted || status(response).is_some();
             return Err(if known { Failure::of_run(message, run) } else { Failure::new(message) });
         }
-        Ok(self.terminal.finish(&Reply::new(payload, &run, payload)))
+        self.terminal.finish(&Reply::new(payload, &run, payload))
     }
 
     /// What to do about a run whose end is unknown (sessions.md §2.6).

@@ -191,7 +191,7 @@ fn finish(report: &RunReport, circumstance: &Circumstance, terminal: &mut Termin
         result["meta"]["transport"] = json!("embedded");
         result["meta"]["fallbackFrom"] = json!("gateway");
     }
-    Ok(terminal.finish(&Reply::new(&answer, report.run.as_str(), &result)))
+    terminal.finish(&Reply::new(&answer, report.run.as_str(), &result))
 }
 
 fn show(terminal: &mut Terminal, run: &RunId, event: &SessionEvent) {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use crate::agent::turn::Verbose;
+use crate::failure::Failure;
 
 /// The user's side of a turn.
 pub(crate) struct Terminal {
@@ -15,6 +16,8 @@ pub(crate) struct Terminal {
     live: bool,
     /// What of the present piece of the answer is on the screen.
     shown: String,
+    /// The first error of writing to stdout. A reader that has gone is none.
+    broken: Option<io::Error>,
 }
 
 /// The end of a turn, in the shape both ways to run one have in common.
@@ -47,7 +50,7 @@ impl<'r> Reply<'r> {
 
 impl Terminal {
     pub(crate) fn new(json: bool, verbose: Verbose) -> Self {
-        Self { json, verbose, live: !json && io::stdout().is_terminal(), shown: String::new() }
+        Self { json, verbose, live: !json && io::stdout().is_terminal(), shown: String::new(), broken: None }
     }
 
     /// Whether tool calls are to be shown.
@@ -94,25 +97,28 @@ impl Terminal {
         }
     }
 
-    /// Prints the end of the turn and gives the exit status.
-    pub(crate) fn finish(&mut self, reply: &Reply<'_>) -> ExitCode {
+    /// Prints the end of the turn and gives the exit status. An answer that could not be written is a failure.
+    pub(crate) fn finish(&mut self, reply: &Reply<'_>) -> Result<ExitCode, Failure> {
         if reply.status == "in_flight" {
             self.note(&format!("Agent run {} is already in flight; not starting a duplicate run.", reply.run));
         }
         if self.json {
-            let _ = writeln!(io::stdout(), "{:#}", reply.whole);
+            self.write(&format!("{:#}\n", reply.whole));
         } else {
             self.answer(reply);
         }
+        if let Some(error) = self.broken.take() {
+            return Err(Failure::new(format!("The turn ended, but its answer could not be written: {error}")));
+        }
         if matches!(reply.status, "ok" | "in_flight") {
-            return ExitCode::SUCCESS;
+            return Ok(ExitCode::SUCCESS);
         }
         match reply.stop_reason {
             Some("timeout") => self.note("The turn hit its time limit; --timeout <seconds> gives it more."),
             Some(reason) => self.note(&format!("The turn was stopped ({}).", visible(reason))),
             None => {}
         }
-        ExitCode::FAILURE
+        Ok(ExitCode::FAILURE)
     }
 
     fn answer(&mut self, reply: &Reply<'_>) {
@@ -157,15 +163,26 @@ impl Terminal {
     /// Ends the line that live text has begun.
     pub(crate) fn end_line(&mut self) {
         if !self.shown.is_empty() && !self.shown.ends_with('\n') {
-            let _ = writeln!(io::stdout());
+            self.write("\n");
         }
         self.shown.clear();
     }
 
-    fn put(&self, text: &str) {
+    fn put(&mut self, text: &str) {
+        if self.live {
+            self.write(&visible(text));
+        } else {
+            self.write(text);
+        }
+    }
+
+    fn write(&mut self, text: &str) {
         let mut out = io::stdout().lock();
-        let text = if self.live { visible(text) } else { text.to_owned() };
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush())
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.broken.get_or_insert(error);
+        }
     }
 }
 

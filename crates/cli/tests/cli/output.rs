@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::process::Stdio;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use watertight_testkit::PATIENCE;
 
 use crate::command::{ran, run, setup};
 use crate::fake_gateway::{FakeGateway, Step, Visit, said};
@@ -146,6 +150,35 @@ async fn an_error_before_any_dispatch_is_json_too() {
     assert_eq!(ran.json(), json!({"ok": false, "error": {"type": "cli_error", "message": message}}));
     assert_eq!(ran.stderr, format!("Error: {message}\n"));
     assert_eq!(ran.exit, Some(1));
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_is_a_failure() {
+    let gateway = FakeGateway::saying("Hello").await;
+    let setup = gateway.setup();
+    for flags in [&[][..], &["--json"], &["--local"]] {
+        let mut command = setup.command(&[&["agent", "-m", "hi"], flags].concat());
+        command.stdout(File::options().write(true).open("/dev/full").unwrap()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let ran = ran(timeout(PATIENCE, child.wait_with_output()).await.expect("the program ends").unwrap());
+        let message =
+            "Error: The turn ended, but its answer could not be written: No space left on device (os error 28)\n";
+        assert_eq!((ran.exit, ran.stderr.as_str()), (Some(1), message), "{flags:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_is_no_failure() {
+    let go_on = Arc::new(Notify::new());
+    let steps = vec![Step::Accept, Step::Wait(go_on.clone()), said("Hello")];
+    let gateway = FakeGateway::start([Visit::Served(steps)]).await;
+    let setup = gateway.setup();
+    let mut command = setup.command(&["agent", "-m", "hi"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    go_on.notify_one();
+    let ran = ran(timeout(PATIENCE, child.wait_with_output()).await.expect("the program ends").unwrap());
+    assert_eq!((ran.exit, ran.stderr.as_str()), (Some(0), ""));
 }
 
 /// A terminal: the program's side, and what appears on it.
