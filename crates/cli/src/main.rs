@@ -63,8 +63,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         };
     }
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let command = ["serve", "agents", "agent"].into_iter().find(|name| words.iter().any(|word| word == name));
-    let help = command.map_or(format!("{PROGRAM} --help"), |name| format!("{PROGRAM} {name} --help"));
+    let help = format!("{} --help", command_of(error));
     let message = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) if option.starts_with('-') => {
             format!("{PROGRAM} does not recognize option \"{option}\".\nTry: {help}")
@@ -75,4 +74,15 @@ fn usage(error: &clap::Error) -> ExitCode {
         _ => error.render().to_string().trim_start_matches("error: ").trim_end().to_owned(),
     };
     Failure::new(message).report(words.iter().any(|word| word == "--json"))
+}
+
+/// The command whose line is wrong, as the error's usage line names it.
+fn command_of(error: &clap::Error) -> String {
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string(),
+        _ => String::new(),
+    };
+    let name = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
+    let words: Vec<&str> = usage.trim_start_matches("Usage:").split_whitespace().take_while(name).collect();
+    if words.is_empty() { PROGRAM.to_owned() } else { words.join(" ") }
 }

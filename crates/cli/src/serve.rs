@@ -129,7 +129,9 @@ fn session_header(provider: Option<&Provider>, mode: HeaderMode) -> Option<Strin
 
 /// A command to copy, for the program as it was started here.
 fn first_command(home: &Home) -> String {
-    let program = std::env::args().next().unwrap_or_else(|| PROGRAM.to_owned());
+    // A path that is no text cannot be printed to be copied.
+    let program = std::env::args_os().next().and_then(|path| path.into_string().ok());
+    let program = program.unwrap_or_else(|| PROGRAM.to_owned());
     let mut words = vec![quoted(&program)];
     if std::env::home_dir().is_none_or(|dir| dir.join(".watertight") != home.state_dir()) {
         words.extend(["--state-dir".to_owned(), quoted(&home.state_dir().display().to_string())]);

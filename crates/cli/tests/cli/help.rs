@@ -28,6 +28,14 @@ async fn a_wrong_command_line_is_an_error_like_any_other() {
     let bogus = run(&setup, &["--bogus"]).await;
     bogus.refused("watertight does not recognize option \"--bogus\".\nTry: watertight --help");
 
+    let bogus = run(&setup, &["agents", "list", "--bogus"]).await;
+    bogus.refused("watertight does not recognize option \"--bogus\".\nTry: watertight agents list --help");
+    // Other words of the line name no command.
+    let bogus = run(&setup, &["agent", "--message", "serve", "--bogus"]).await;
+    bogus.refused("watertight does not recognize option \"--bogus\".\nTry: watertight agent --help");
+    let bogus = run(&setup, &["--bogus", "agent"]).await;
+    bogus.refused("watertight does not recognize option \"--bogus\".\nTry: watertight --help");
+
     let json = run(&setup, &["agent", "--bogus", "--json"]).await;
     assert_eq!(json.exit, Some(1));
     assert_eq!(json.json()["ok"], false);

@@ -1,9 +1,11 @@
 //! The gateway's start and stop.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use rustix::process::Signal;
-use watertight_testkit::{MockProvider, Reply};
+use watertight_testkit::{GatewaySetup, MockProvider, Reply};
 
 use crate::command::{run, setup};
 
@@ -46,6 +48,15 @@ async fn the_first_command_it_prints_works() {
     let output = shell.args(["-c", command]).env_remove("WATERTIGHT_STATE_DIR").output().await.unwrap();
     let ran = crate::command::ran(output);
     assert!(ran.exit == Some(0) && ran.stdout.contains("Hello"), "{command}: {ran:?}");
+}
+
+#[tokio::test]
+async fn a_program_path_that_is_no_text_is_no_reason_not_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join(OsStr::from_bytes(b"water\xff"));
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_watertight"), &program).unwrap();
+    let gateway = GatewaySetup::new(program).start().await;
+    assert!(gateway.output().contains("  watertight --state-dir"), "{}", gateway.output());
 }
 
 #[tokio::test]
