@@ -24,7 +24,7 @@ async fn an_oversize_frame_after_hello_closes_only_its_connection() {
     let mut neighbour = gateway.client().await;
     let mut socket = gateway.client().await;
     socket.send_message(Message::text(" ".repeat(26_214_401))).await;
-    socket.closed().await;
+    assert_eq!(socket.closed().await.code, Some(1009));
     assert_eq!(neighbour.call("health", json!({})).await["ok"], true);
     assert_sound(&gateway).await;
 }
@@ -128,17 +128,20 @@ async fn bytes_that_are_no_text_disturb_nobody() {
     let gateway = stage::echo().await;
     let mut neighbour = gateway.client().await;
     let not_utf8 = Frame::message(b"{\"type\":\"req\",\"id\":\"\xff\xfe\"}".to_vec(), OpCode::Data(Data::Text), true);
-    for message in [
-        Message::Frame(not_utf8),
-        Message::binary(b"{\"type\":\"req\",\"id\":\"b\",\"method\":\"health\"}".to_vec()),
-        Message::binary(vec![0_u8; 1000]),
-        Message::Ping(b"there?".to_vec().into()),
+    for (message, code) in [
+        (Message::Frame(not_utf8), 1007),
+        (Message::binary(b"{\"type\":\"req\",\"id\":\"b\",\"method\":\"health\"}".to_vec()), 1003),
+        (Message::binary(vec![0_u8; 1000]), 1003),
     ] {
         for mut socket in [Socket::open(&gateway.url()).await, gateway.client().await] {
             socket.send_message(message.clone()).await;
+            assert_eq!(socket.closed().await.code, Some(code), "{message:?}");
             assert_eq!(neighbour.call("health", json!({})).await["ok"], true);
         }
     }
+    let mut alive = gateway.client().await;
+    alive.send_message(Message::Ping(b"there?".to_vec().into())).await;
+    assert_eq!(alive.call("health", json!({})).await["ok"], true);
     assert_sound(&gateway).await;
 }
 
