@@ -42,7 +42,6 @@ pub(crate) struct Gateway {
     pub(crate) connections: TaskTracker,
     /// Frames after hello that were not JSON.
     unreadable_frames: AtomicU64,
-    health_version: AtomicU64,
     started: Instant,
     phase: watch::Sender<Phase>,
 }
@@ -54,12 +53,11 @@ impl Gateway {
             engine,
             address: address.ip(),
             boot_id: Uuid::new_v4(),
-            roll: Roll::new(options.version, now()),
+            roll: Roll::new(options.version, now(), limits.connections_per_principal),
             strangers: Strangers::new(limits.strangers_per_address, limits.strangers),
             logins: FailedLogins::new(limits),
             connections: TaskTracker::new(),
             unreadable_frames: AtomicU64::new(0),
-            health_version: AtomicU64::new(0),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
             options,
@@ -99,11 +97,6 @@ impl Gateway {
     /// Counts a frame that was not JSON; the count so far.
     pub(crate) fn count_unreadable_frame(&self) -> u64 {
         self.unreadable_frames.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The version of the health snapshot that is made now.
-    pub(crate) fn next_health_version(&self) -> u64 {
-        self.health_version.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn uptime_ms(&self) -> u64 {

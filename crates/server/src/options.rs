@@ -15,7 +15,7 @@ pub struct ServerOptions {
     pub drain_grace: Duration,
     /// The clocks of a WebSocket.
     pub timing: Timing,
-    /// Bounds on strangers.
+    /// Bounds on strangers and on connections.
     pub limits: Limits,
 }
 
@@ -94,13 +94,15 @@ impl Default for Timing {
     }
 }
 
-/// Bounds on strangers (isolation.md §2.10).
+/// Bounds on strangers and on connections (isolation.md §2.10).
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections of one address before they are believed.
     pub strangers_per_address: usize,
     /// Connections of all addresses before they are believed.
     pub strangers: usize,
+    /// Connections of one principal.
+    pub connections_per_principal: usize,
     /// Wrong secrets of one address within [`Self::failure_window`].
     pub failures: u32,
     /// See [`Self::failures`].
@@ -114,6 +116,7 @@ impl Default for Limits {
         Self {
             strangers_per_address: 32,
             strangers: 4096,
+            connections_per_principal: 16_384,
             failures: 10,
             failure_window: Duration::from_mins(1),
             lockout: Duration::from_mins(5),

@@ -16,6 +16,7 @@ use watertight_wire::openclaw::params::Params;
 
 use super::feed::{Feed, TooMany};
 use super::outbox::Outbox;
+use super::presence::Circle;
 use crate::gateway::Gateway;
 
 /// A connection that has been let in, as its requests see it.
@@ -24,6 +25,8 @@ pub(crate) struct Client {
     pub(crate) conn_id: Uuid,
     /// What it may do.
     pub(crate) access: Access,
+    /// The connections it sees.
+    pub(crate) circle: Arc<Circle>,
     /// What waits to be written to it.
     pub(crate) outbox: Arc<Outbox>,
     /// What it hears.

@@ -22,7 +22,7 @@ use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::connect::Challenge;
 use watertight_wire::openclaw::frame::{Event, Response, StateVersion};
 use watertight_wire::openclaw::hello::{Features, Granted, Health, HelloOk, Policy, Server, SessionDefaults, Snapshot};
-use watertight_wire::openclaw::reply::{Presence, Shutdown, Tick};
+use watertight_wire::openclaw::reply::{Shutdown, Tick};
 
 use super::call::Client;
 use super::dispatch::Dispatcher;
@@ -32,7 +32,8 @@ use super::handshake::{self, Refusal, Welcome};
 use super::origin::Page;
 use super::outbox::{HARD_LIMIT, Need, Outbox, close_frame};
 use super::writer::{Broken, write};
-use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, presence, system, view};
+use super::presence::{self, Circle, Line};
+use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, system, view};
 use crate::accept::Peer;
 use crate::gateway::{Gateway, Phase, now};
 
@@ -54,7 +55,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: Tok
     let deadline = Instant::from_std(peer.accepted_at) + gateway.options.timing.handshake;
 
     let entered = tokio::time::timeout_at(deadline, enter(&gateway, &peer, page, &gate, conn_id, &mut socket)).await;
-    let (client, greeting, welcome) = match entered {
+    let (client, line, greeting, welcome) = match entered {
         Ok(Ok(entered)) => entered,
         Ok(Err(end)) => return finish(socket, end, grace).await,
         Err(_) => return finish(socket, End::Silent, grace).await,
@@ -63,6 +64,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: Tok
     gate.open();
     drop(peer);
     let socket = converse(&gateway, client, greeting, &welcome, socket).await;
+    drop(line);
     if let Some(socket) = socket {
         finish(socket, End::Gone, grace).await;
     }
@@ -92,14 +94,14 @@ struct Greeting {
 }
 
 /// From challenge to the judgement of the first frame.
-async fn enter(
-    gateway: &Arc<Gateway>,
+async fn enter<'a>(
+    gateway: &'a Arc<Gateway>,
     peer: &Peer,
     page: Page,
     gate: &Gate,
     conn_id: Uuid,
     socket: &mut Socket,
-) -> Result<(Arc<Client>, Greeting, Welcome), End> {
+) -> Result<(Arc<Client>, Line<'a>, Greeting, Welcome), End> {
     let nonce = Uuid::new_v4().to_string();
     let challenge = Event::unnumbered("connect.challenge", Challenge { nonce: &nonce, ts: now().0 });
     send(socket, &challenge).await?;
@@ -121,7 +123,13 @@ async fn enter(
             return Err(End::with(code, &reason));
         }
     };
-    let greeting = match greet(gateway, &welcome, conn_id).await {
+    let entry = presence::entry(&welcome.params.client, &welcome.scopes, conn_id, now());
+    let Some(line) = gateway.roll.enter(&welcome.access, entry) else {
+        let error = ErrorShape::unavailable("This credential has too many connections open. Close one first.");
+        send(socket, &Response::<()>::failed(&welcome.id, &error.retry_after(1000), None)).await?;
+        return Err(End::with(close::TRY_LATER, "too many connections"));
+    };
+    let greeting = match greet(gateway, &line.circle(), &welcome, conn_id).await {
         Ok(greeting) => greeting,
         Err(failure) => {
             send(socket, &Response::<()>::failed(&welcome.id, &failure, None)).await?;
@@ -136,12 +144,13 @@ async fn enter(
     let client = Client {
         conn_id,
         access: welcome.access.clone(),
+        circle: line.circle(),
         feed: Arc::new(Feed::new(outbox.clone(), caps)),
         outbox,
         listener: OnceLock::new(),
         gone: CancellationToken::new(),
     };
-    Ok((Arc::new(client), greeting, welcome))
+    Ok((Arc::new(client), line, greeting, welcome))
 }
 
 async fn send(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<(), End> {
@@ -164,7 +173,7 @@ fn misread(error: &Error, gate: &Gate) -> End {
     }
 }
 
-async fn greet(gateway: &Gateway, welcome: &Welcome, conn_id: Uuid) -> Result<Greeting, ErrorShape> {
+async fn greet(gateway: &Gateway, circle: &Circle, welcome: &Welcome, conn_id: Uuid) -> Result<Greeting, ErrorShape> {
     let Welcome { access, scopes, .. } = welcome;
     let engine = &gateway.engine;
     let options = &gateway.options;
@@ -172,12 +181,12 @@ async fn greet(gateway: &Gateway, welcome: &Welcome, conn_id: Uuid) -> Result<Gr
     let health = system::snapshot(gateway, access).await.map_err(unavailable)?;
     let main_key = engine.main_key(access, None).map_err(unavailable)?;
     let defaults = view::defaults(engine);
-    let version = StateVersion { presence: gateway.roll.version(), health: gateway.next_health_version() };
+    let version = StateVersion { presence: circle.version(), health: circle.next_health_version() };
     let hello = HelloOk::new(
         Server { version: options.version, boot_id: gateway.boot_id.to_string(), conn_id: conn_id.to_string() },
         Features { methods: method::advertised(), events: feed::EVENTS },
         Snapshot {
-            presence: if access.verbs().allows(Verb::Read) { gateway.roll.list(access) } else { Vec::new() },
+            presence: if access.verbs().allows(Verb::Read) { circle.list() } else { Vec::new() },
             health: health.clone(),
             state_version: version,
             uptime_ms: gateway.uptime_ms(),
@@ -211,32 +220,38 @@ async fn converse(
 ) -> Option<Socket> {
     let reads = client.access.verbs().allows(Verb::Read);
     let outbox = client.outbox.clone();
-    let entry = presence::entry(&welcome.params.client, &welcome.scopes, client.conn_id, now());
-    let _line = gateway.roll.enter(&client.access, entry);
     let _gone = client.gone.clone().drop_guard();
     tracing::debug!(connection = %client.conn_id, client = ?welcome.params.client.id, "a client is connected");
 
+    // Before the first list, so that no change after it is missed.
+    let presence = client.circle.watch();
     outbox.respond(&welcome.id, &greeting.hello);
     // After hello, so that no event comes before it.
     if reads {
         let scoped = welcome.params.has_cap(SCOPED_EVENTS);
         let interest = if scoped { Interest::Watched } else { Interest::Everything };
         client.listener.get_or_init(|| gateway.engine.listen(&client.access, interest, client.feed.clone()));
-        send_presence(gateway, &client);
+        send_presence(&client, greeting.version.health);
     }
-    let version = StateVersion { presence: gateway.roll.version(), ..greeting.version };
+    let version = StateVersion { presence: client.circle.version(), ..greeting.version };
     outbox.versioned_event("health", &greeting.health, Need::Droppable, Some(version));
 
     let (mut sink, mut stream) = socket.split();
     let (ping_written, pinged) = watch::channel(None);
-    let session =
-        Session { gateway, client: &client, dispatcher: Dispatcher::new(gateway.clone(), client.clone()), reads };
+    let session = Session {
+        gateway,
+        client: &client,
+        dispatcher: Dispatcher::new(gateway.clone(), client.clone()),
+        reads,
+        health_version: greeting.version.health,
+    };
+    drop(greeting);
     let grace = gateway.options.timing.close_grace;
     let end = {
         let mut writer = std::pin::pin!(write(&outbox, &mut sink, &ping_written));
         let end = tokio::select! {
             written = &mut writer => Some(written),
-            read = session.read(&mut stream, pinged) => match read {
+            read = session.read(&mut stream, pinged, presence) => match read {
                 Read::Gone => {
                     tracing::debug!(connection = %client.conn_id, "a client is gone");
                     outbox.abandon();
@@ -261,10 +276,11 @@ async fn converse(
     }
 }
 
-fn send_presence(gateway: &Gateway, client: &Client) {
-    let version = StateVersion { presence: gateway.roll.version(), health: 0 };
-    let presence = Presence { presence: gateway.roll.list(&client.access) };
-    client.outbox.versioned_event("presence", &presence, Need::Droppable, Some(version));
+fn send_presence(client: &Client, health: u64) {
+    if let Some((payload, presence)) = client.circle.payload() {
+        let version = StateVersion { presence, health };
+        client.outbox.written_event("presence", &payload, Need::Droppable, Some(version));
+    }
 }
 
 /// Why reading stopped.
@@ -281,18 +297,24 @@ struct Session<'a> {
     client: &'a Arc<Client>,
     dispatcher: Dispatcher,
     reads: bool,
+    /// Of the health snapshot the client has.
+    health_version: u64,
 }
 
 impl Session<'_> {
     /// Reads requests and keeps the clocks until the connection ends.
-    async fn read(&self, stream: &mut SplitStream<Socket>, mut pinged: watch::Receiver<Option<Instant>>) -> Read {
+    async fn read(
+        &self,
+        stream: &mut SplitStream<Socket>,
+        mut pinged: watch::Receiver<Option<Instant>>,
+        mut presence: watch::Receiver<u64>,
+    ) -> Read {
         let timing = self.gateway.options.timing;
         let outbox = &self.client.outbox;
         let mut ticks = clock(timing.tick);
         let mut pings = clock(timing.ping);
         let mut closing = std::pin::pin!(self.gateway.reached(Phase::Closing));
-        let mut roll = self.gateway.roll.watch();
-        let mut next_presence = Instant::now();
+        let mut next_presence = self.client.circle.told(timing.presence);
         let mut pong_due: Option<Instant> = None;
         loop {
             let backed_up = outbox.is_backed_up();
@@ -320,9 +342,10 @@ impl Session<'_> {
                     tracing::info!(connection = %self.client.conn_id, "a client does not answer pings");
                     return Read::Gone;
                 }
-                Ok(()) = changed_after(&mut roll, next_presence), if self.reads => {
-                    next_presence = Instant::now() + timing.presence;
-                    send_presence(self.gateway, self.client);
+                Ok(()) = changed_after(&mut presence, next_presence), if self.reads => {
+                    next_presence = self.client.circle.told(timing.presence);
+                    presence.mark_unchanged();
+                    send_presence(self.client, self.health_version);
                 }
                 message = stream.next(), if !backed_up => match message {
                     Some(Ok(message)) => {

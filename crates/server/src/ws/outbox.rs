@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -115,13 +116,23 @@ impl Outbox {
         version: Option<StateVersion>,
     ) -> Pushed {
         // Serialized before the lock is taken: events come from several threads.
-        let payload = match serde_json::value::to_raw_value(payload) {
-            Ok(payload) => payload,
+        match serde_json::value::to_raw_value(payload) {
+            Ok(payload) => self.written_event(name, &payload, need, version),
             Err(error) => {
                 tracing::error!(%error, name, "an event cannot be written as JSON");
-                return Pushed::Skipped;
+                Pushed::Skipped
             }
-        };
+        }
+    }
+
+    /// The same for a payload that is JSON already.
+    pub(crate) fn written_event(
+        &self,
+        name: &str,
+        payload: &RawValue,
+        need: Need,
+        version: Option<StateVersion>,
+    ) -> Pushed {
         let mut state = self.lock();
         if state.closing {
             return Pushed::Skipped;
@@ -140,7 +151,7 @@ impl Outbox {
             self.ended.notify_one();
             return Pushed::Skipped;
         }
-        let frame = Event::numbered(name, &payload, state.last_seq, version);
+        let frame = Event::numbered(name, payload, state.last_seq, version);
         match serde_json::to_string(&frame) {
             Ok(text) => state.push(Item::Event(text.into())),
             Err(error) => tracing::error!(%error, name, "an event cannot be written as JSON"),
@@ -156,7 +167,7 @@ impl Outbox {
     }
 
     /// Queues a failed response.
-    pub(crate) fn refuse(&self, id: &str, error: &ErrorShape, payload: Option<&serde_json::value::RawValue>) {
+    pub(crate) fn refuse(&self, id: &str, error: &ErrorShape, payload: Option<&RawValue>) {
         self.response(&Response::failed(id, error, payload));
     }
 

@@ -1,42 +1,69 @@
 //! Who is here (gateway-ws.md §3). A caller sees the gateway and the connections of its own principal; an administrator
 //! sees its whole tenant.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 use watertight_core::grant::Verb;
 use watertight_core::ids::{PrincipalId, TenantId, UnixMillis};
 use watertight_engine::admission::Access;
 use watertight_wire::openclaw::connect::Client;
 use watertight_wire::openclaw::hello::PresenceEntry;
+use watertight_wire::openclaw::reply::Presence;
 
 /// Most connections in one list; the latest are kept.
-const MAX_LISTED: usize = 200;
+const MAX_LISTED: usize = 32;
+/// Members of a circle that one [`Circle::pause`] more is made for: everybody is told of everybody.
+const MEMBERS_PER_PAUSE: u32 = 64;
 
 /// Every connection that has been let in.
 pub(crate) struct Roll {
     gateway: PresenceEntry,
-    members: Mutex<BTreeMap<u64, Member>>,
-    /// Raised with every change.
-    version: watch::Sender<u64>,
+    /// Connections of one principal at the most.
+    per_principal: usize,
+    circles: Mutex<HashMap<Whose, Arc<Circle>>>,
 }
 
-struct Member {
-    tenant: TenantId,
-    principal: PrincipalId,
-    entry: PresenceEntry,
+/// A tenant, or one principal in it.
+type Whose = (TenantId, Option<PrincipalId>);
+
+/// Connections that one sort of caller sees, with a version of their own: nobody hears of what they do not see.
+pub(crate) struct Circle {
+    gateway: PresenceEntry,
+    list: Mutex<List>,
+    /// Raised with every change, after it.
+    version: watch::Sender<u64>,
+    health_version: AtomicU64,
+}
+
+#[derive(Default)]
+struct List {
+    next_id: u64,
+    members: BTreeMap<u64, PresenceEntry>,
+    /// The list as JSON, until it changes.
+    written: Option<Arc<RawValue>>,
 }
 
 /// A connection's line in the roll. Dropping it removes the line.
 pub(crate) struct Line<'a> {
     roll: &'a Roll,
-    id: u64,
+    /// Its tenant's circle and its principal's.
+    places: [(Whose, Arc<Circle>, u64); 2],
+    whole_tenant: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Roll {
-    pub(crate) fn new(version: &str, since: UnixMillis) -> Self {
+    pub(crate) fn new(version: &str, since: UnixMillis, per_principal: usize) -> Self {
         let gateway = PresenceEntry {
             host: Some("watertight".to_owned()),
             version: Some(version.to_owned()),
@@ -51,39 +78,107 @@ impl Roll {
             scopes: Vec::new(),
             instance_id: None,
         };
-        Self { gateway, members: Mutex::default(), version: watch::Sender::new(1) }
+        Self { gateway, per_principal, circles: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Member>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a connection.
-    pub(crate) fn enter(&self, access: &Access, entry: PresenceEntry) -> Line<'_> {
+    /// Adds a connection; none when its principal has as many as it may.
+    pub(crate) fn enter(&self, access: &Access, entry: PresenceEntry) -> Option<Line<'_>> {
         let (tenant, principal) = access.identity();
-        let mut id = 0;
-        self.version.send_modify(|version| {
-            *version += 1;
-            id = *version;
+        self.enter_as(tenant, principal, access.verbs().allows(Verb::Admin), entry)
+    }
+
+    fn enter_as(
+        &self,
+        tenant: TenantId,
+        principal: PrincipalId,
+        whole_tenant: bool,
+        entry: PresenceEntry,
+    ) -> Option<Line<'_>> {
+        // Held throughout, so that no circle is forgotten in between.
+        let mut circles = lock(&self.circles);
+        let own = (tenant, Some(principal));
+        if circles.get(&own).is_some_and(|circle| lock(&circle.list).members.len() >= self.per_principal) {
+            return None;
+        }
+        let places = [(tenant, None), own].map(|whose| {
+            let circle = circles.entry(whose).or_insert_with(|| Arc::new(Circle::new(self.gateway.clone()))).clone();
+            let id = circle.add(entry.clone());
+            (whose, circle, id)
         });
-        self.lock().insert(id, Member { tenant, principal, entry });
-        Line { roll: self, id }
+        Some(Line { roll: self, places, whole_tenant })
+    }
+}
+
+impl Line<'_> {
+    /// The connections this one sees.
+    pub(crate) fn circle(&self) -> Arc<Circle> {
+        let [(_, tenant, _), (_, principal, _)] = &self.places;
+        if self.whole_tenant { tenant.clone() } else { principal.clone() }
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        let mut circles = lock(&self.roll.circles);
+        for (whose, circle, id) in &self.places {
+            if circle.remove(*id) {
+                circles.remove(whose);
+            }
+        }
+    }
+}
+
+impl Circle {
+    fn new(gateway: PresenceEntry) -> Self {
+        Self { gateway, list: Mutex::default(), version: watch::Sender::new(1), health_version: AtomicU64::new(0) }
     }
 
-    /// The list as this caller may see it: the gateway first, then the connections, oldest first.
-    pub(crate) fn list(&self, access: &Access) -> Vec<PresenceEntry> {
-        let (tenant, principal) = access.identity();
-        let whole_tenant = access.verbs().allows(Verb::Admin);
-        let members = self.lock();
-        let visible = members
-            .values()
-            .rev()
-            .filter(|member| member.tenant == tenant && (whole_tenant || member.principal == principal))
-            .take(MAX_LISTED);
-        let mut list: Vec<PresenceEntry> = visible.map(|member| member.entry.clone()).collect();
-        list.push(self.gateway.clone());
-        list.reverse();
-        list
+    fn add(&self, entry: PresenceEntry) -> u64 {
+        let mut list = lock(&self.list);
+        let id = list.next_id;
+        list.next_id += 1;
+        list.members.insert(id, entry);
+        self.changed(&mut list);
+        id
+    }
+
+    /// Whether nobody is left.
+    fn remove(&self, id: u64) -> bool {
+        let mut list = lock(&self.list);
+        list.members.remove(&id);
+        self.changed(&mut list);
+        list.members.is_empty()
+    }
+
+    /// Raised under the list's lock, so that a list is never older than the version read before it.
+    fn changed(&self, list: &mut List) {
+        list.written = None;
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn collect(&self, list: &List) -> Vec<PresenceEntry> {
+        let mut entries: Vec<PresenceEntry> = list.members.values().rev().take(MAX_LISTED).cloned().collect();
+        entries.push(self.gateway.clone());
+        entries.reverse();
+        entries
+    }
+
+    /// The gateway first, then the connections, oldest first.
+    pub(crate) fn list(&self) -> Vec<PresenceEntry> {
+        self.collect(&lock(&self.list))
+    }
+
+    /// The event's payload and its version. Written once for everybody who sees this circle.
+    pub(crate) fn payload(&self) -> Option<(Arc<RawValue>, u64)> {
+        let mut list = lock(&self.list);
+        let version = *self.version.borrow();
+        if let Some(written) = &list.written {
+            return Some((written.clone(), version));
+        }
+        let presence = Presence { presence: self.collect(&list) };
+        let written: Arc<RawValue> = serde_json::value::to_raw_value(&presence).ok()?.into();
+        list.written = Some(written.clone());
+        Some((written, version))
     }
 
     /// The version of the list now.
@@ -91,15 +186,20 @@ impl Roll {
         *self.version.borrow()
     }
 
+    /// The version of the health snapshot that is made now.
+    pub(crate) fn next_health_version(&self) -> u64 {
+        self.health_version.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Hears of every change from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
-}
 
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        self.roll.lock().remove(&self.id);
-        self.roll.version.send_modify(|version| *version += 1);
+    /// When one connection is told the next time, if it was told now: the more there are, the more rarely.
+    pub(crate) fn told(&self, pause: Duration) -> Instant {
+        let members = u32::try_from(lock(&self.list).members.len()).unwrap_or(u32::MAX);
+        Instant::now() + pause.saturating_mul(1 + members / MEMBERS_PER_PAUSE)
     }
 }
 
@@ -126,4 +226,81 @@ pub(crate) fn entry(client: &Client, scopes: &[String], conn_id: Uuid, now: Unix
 /// What a client says of itself goes to others: without control characters, and short.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roll() -> Roll {
+        Roll::new("1", UnixMillis(1), 3)
+    }
+
+    fn enter(roll: &Roll, tenant: u8, principal: u8, whole_tenant: bool) -> Option<Line<'_>> {
+        let entry = PresenceEntry { host: Some(format!("{tenant}-{principal}")), ..roll.gateway.clone() };
+        let (tenant, principal) = (TenantId::from_bytes([tenant; 16]), PrincipalId::from_bytes([principal; 16]));
+        roll.enter_as(tenant, principal, whole_tenant, entry)
+    }
+
+    fn hosts(line: &Line<'_>) -> Vec<String> {
+        line.circle().list().into_iter().skip(1).filter_map(|entry| entry.host).collect()
+    }
+
+    #[test]
+    fn a_caller_sees_its_own_connections_and_an_administrator_its_tenants() {
+        let roll = roll();
+        let admin = enter(&roll, 1, 1, true).unwrap();
+        let user = enter(&roll, 1, 2, false).unwrap();
+        let stranger = enter(&roll, 2, 2, true).unwrap();
+        assert_eq!(hosts(&admin), ["1-1", "1-2"]);
+        assert_eq!(hosts(&user), ["1-2"]);
+        assert_eq!(hosts(&stranger), ["2-2"]);
+        drop(user);
+        assert_eq!(hosts(&admin), ["1-1"]);
+    }
+
+    #[test]
+    fn nobody_hears_of_changes_they_do_not_see() {
+        let roll = roll();
+        let admin = enter(&roll, 1, 1, true).unwrap();
+        let user = enter(&roll, 1, 2, false).unwrap();
+        let (admins, users) = (admin.circle(), user.circle());
+        let before = (admins.version(), users.version());
+        drop(enter(&roll, 2, 2, true));
+        assert_eq!((admins.version(), users.version()), before);
+        drop(enter(&roll, 1, 3, false));
+        assert_eq!((admins.version(), users.version()), (before.0 + 2, before.1));
+    }
+
+    #[test]
+    fn a_list_is_written_once_and_anew_after_a_change() {
+        let roll = roll();
+        let line = enter(&roll, 1, 1, true).unwrap();
+        let circle = line.circle();
+        let (first, version) = circle.payload().unwrap();
+        assert!(Arc::ptr_eq(&first, &circle.payload().unwrap().0));
+        let _second = enter(&roll, 1, 2, false);
+        let (next, raised) = circle.payload().unwrap();
+        assert!(raised > version && next.get().contains("1-2") && !first.get().contains("1-2"));
+    }
+
+    #[test]
+    fn connections_of_a_principal_are_bounded_and_leave_nothing_behind() {
+        let roll = roll();
+        let lines: Vec<_> = (0..3).map(|_| enter(&roll, 1, 1, false).unwrap()).collect();
+        assert!(enter(&roll, 1, 1, false).is_none());
+        assert!(enter(&roll, 1, 2, false).is_some());
+        drop(lines);
+        assert!(lock(&roll.circles).is_empty());
+    }
+
+    #[test]
+    fn a_crowd_is_told_of_more_rarely() {
+        let roll = Roll::new("1", UnixMillis(1), 1000);
+        let pause = Duration::from_secs(1);
+        let lines: Vec<_> = (0..640).map(|_| enter(&roll, 1, 1, false).unwrap()).collect();
+        let circle = lines[0].circle();
+        assert!(circle.told(pause) > Instant::now() + pause * 9);
+        assert_eq!(circle.list().len(), MAX_LISTED + 1);
+    }
 }

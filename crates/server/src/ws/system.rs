@@ -48,7 +48,7 @@ pub(crate) async fn status(mut call: Call) -> Outcome {
 
 pub(crate) async fn presence(call: Call) -> Outcome {
     // Upstream takes any parameters here.
-    Answer::of(&call.gateway.roll.list(call.access()))
+    Answer::of(&call.client.circle.list())
 }
 
 pub(crate) async fn agents(mut call: Call) -> Outcome {

@@ -209,3 +209,24 @@ async fn connect_is_the_first_request_and_no_other() {
     let late = server.client().await.request("connect", json!({})).await.unwrap_err();
     assert_eq!(late["message"], "connect is only valid as the first request");
 }
+
+#[tokio::test]
+async fn a_credential_holds_only_so_many_connections() {
+    let limits = Limits { connections_per_principal: 2, ..Limits::default() };
+    let server = start(ServerOptions { limits, ..ServerOptions::default() }).await;
+    let (first, _second) = (server.client().await, server.client().await);
+    let (error, end) = refused(server.try_client(&ConnectOptions::default()).await);
+    assert_eq!((&error["code"], &error["retryable"]), (&json!("UNAVAILABLE"), &json!(true)));
+    assert_eq!(end, closed(1013, "too many connections"));
+    first.close().await;
+    while server.try_client(&ConnectOptions::default()).await.is_err() {}
+}
+
+#[tokio::test]
+async fn every_presence_list_names_the_health_snapshot_it_goes_with() {
+    let server = start(ServerOptions::default()).await;
+    let client = server.client().await;
+    let health = client.hello()["snapshot"]["stateVersion"]["health"].clone();
+    let presence = client.next_event(|frame| frame["event"] == "presence").await;
+    assert!(health.as_u64() > Some(0) && presence["stateVersion"]["health"] == health, "{presence}");
+}
