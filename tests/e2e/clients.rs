@@ -1,5 +1,6 @@
 //! The official clients of `tests/clients`: the `openclaw` program and scripts over `@openclaw/gateway-client`.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub(crate) struct Target {
 
 impl Clients {
     /// The clients, or nothing where they are not installed: then the test is noted as skipped and returns.
-    /// `WATERTIGHT_REQUIRE_CLIENTS=1` turns that into a failure.
+    /// `WATERTIGHT_REQUIRE_CLIENTS` turns that into a failure.
     pub(crate) fn find() -> Option<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
         let bundled = folder.join("node_modules/.bin/node");
@@ -131,9 +132,14 @@ fn runs_the_clients(version: &str) -> bool {
     }
 }
 
+/// Whether a switch of the environment is on: anything but nothing and `0`.
+fn is_set(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "0")
+}
+
 fn note_skip() {
     assert!(
-        std::env::var_os("WATERTIGHT_REQUIRE_CLIENTS").is_none_or(|value| value != "1"),
+        !is_set(std::env::var_os("WATERTIGHT_REQUIRE_CLIENTS").as_deref()),
         "the official clients are required and not installed: run `make clients`"
     );
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -142,6 +148,14 @@ fn note_skip() {
         let mut log = OpenOptions::new().create(true).append(true).open(log).expect("the list of skipped tests");
         writeln!(log, "{test}").expect("the list of skipped tests can be written");
     }
+}
+
+#[test]
+fn a_switch_is_on_unless_it_is_empty_or_zero() {
+    for on in ["1", "true", "yes"] {
+        assert!(is_set(Some(OsStr::new(on))), "{on}");
+    }
+    assert!(!is_set(None) && !is_set(Some(OsStr::new(""))) && !is_set(Some(OsStr::new("0"))));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A gateway on a state directory of its own, that can be stopped and started again.
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Output;
 
 use serde_json::json;
@@ -24,10 +24,13 @@ impl Deref for Stage {
     }
 }
 
-/// The built program: `WATERTIGHT_BIN`, else where a debug build puts it.
+/// The built program: `WATERTIGHT_BIN`, else what lies in the folder above this test's own.
 fn binary() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/watertight");
-    let path = std::env::var_os("WATERTIGHT_BIN").map_or(built, PathBuf::from);
+    let built = || {
+        let test = std::env::current_exe().expect("the test's own path");
+        test.ancestors().nth(2).expect("a folder of builds").join("watertight")
+    };
+    let path = std::env::var_os("WATERTIGHT_BIN").map_or_else(built, PathBuf::from);
     assert!(path.exists(), "{} is not built: run `cargo build -p watertight-cli`", path.display());
     path
 }
