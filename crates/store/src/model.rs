@@ -84,6 +84,13 @@ pub enum RunChange {
         /// What the caller asked for.
         options: RunOptions,
     },
+    /// When the run was claimed. Costs no write of its own: it goes with the first thing the run stores.
+    Begun {
+        /// Which run.
+        id: RunId,
+        /// When.
+        at: UnixMillis,
+    },
     /// The run has come this far.
     Progress {
         /// Which run.

@@ -57,6 +57,12 @@ impl Actor {
         {
             return submission.refuse(EngineError::Changed(self.session.record.key().to_string()));
         }
+        // A turn whose transcript cannot be read could not be answered: it is refused, not stored. A draft has none.
+        if !self.session.record.is_draft()
+            && let Err(error) = self.load_recent().await
+        {
+            return submission.refuse(error.into());
+        }
         let input = random_entry_id();
         let entry = NewEntry {
             id: input,

@@ -55,7 +55,8 @@ pub(super) struct Active {
     /// How much of `text` has been published.
     shown: usize,
     thinking: String,
-    last_flush: Option<Instant>,
+    /// No text event before this.
+    next_flush: Option<Instant>,
     /// The HTTP status of the failed call.
     pub(super) provider_status: Option<u16>,
     pub(super) usage: Usage,
@@ -97,7 +98,7 @@ impl Active {
             text: String::new(),
             shown: 0,
             thinking: String::new(),
-            last_flush: None,
+            next_flush: None,
             provider_status: None,
             usage: Usage::default(),
             last_usage: Usage::default(),
@@ -130,8 +131,13 @@ impl Active {
         Some(self.entry(message, Provenance::Model))
     }
 
-    pub(super) fn end_change(&self, outcome: &RunOutcome) -> RunChange {
-        RunChange::End { id: self.run.clone(), outcome: outcome.clone() }
+    /// When it began and how it ended.
+    pub(super) fn end_changes(&self, outcome: &RunOutcome) -> Vec<RunChange> {
+        vec![self.begun(), RunChange::End { id: self.run.clone(), outcome: outcome.clone() }]
+    }
+
+    fn begun(&self) -> RunChange {
+        RunChange::Begun { id: self.run.clone(), at: self.started_at }
     }
 }
 
@@ -250,9 +256,8 @@ impl Actor {
         if active.flush_at.is_some() {
             return;
         }
-        let now = Instant::now();
-        match active.last_flush.map(|last| last + PACE) {
-            Some(due) if due > now => active.flush_at = Some(due),
+        match active.next_flush {
+            Some(due) if due > Instant::now() => active.flush_at = Some(due),
             _ => self.flush(),
         }
     }
@@ -261,7 +266,7 @@ impl Actor {
     pub(super) fn flush(&mut self) {
         let Some(active) = &mut self.active else { return };
         active.flush_at = None;
-        active.last_flush = Some(Instant::now());
+        let began = Instant::now();
         let thinking = std::mem::take(&mut active.thinking);
         let delta = active.text[active.shown..].to_owned();
         active.shown = active.text.len();
@@ -272,6 +277,11 @@ impl Actor {
         if !delta.is_empty() {
             self.live.set_text(text.clone());
             self.tell(EventKind::Text { delta, text });
+        }
+        if let Some(active) = &mut self.active {
+            // Telling a long answer to many takes time: at most a fifth of the run's is spent on it.
+            let now = Instant::now();
+            active.next_flush = Some(now + PACE.max((now - began) * 4));
         }
     }
 
@@ -298,9 +308,10 @@ impl Actor {
             active.text = text;
             return self.close(ending.clone(), Some(entry)).await;
         }
-        let progress = RunChange::Progress { id: active.run.clone(), state: RunState::ToolIntent };
+        let progress =
+            vec![active.begun(), RunChange::Progress { id: active.run.clone(), state: RunState::ToolIntent }];
         let scope = active.scope.clone();
-        if !self.record(&scope, entry, Some(progress)).await {
+        if !self.record(&scope, entry, progress).await {
             return;
         }
         if let Some(active) = &mut self.active {
@@ -355,6 +366,7 @@ impl Actor {
         );
         let last = matches!(&active.turn, Turn::Tools { waiting, .. } if waiting.len() == 1);
         let progress = last.then(|| RunChange::Progress { id: active.run.clone(), state: RunState::ToolResult });
+        let progress = progress.into_iter().collect();
         let scope = active.scope.clone();
         if !self.record(&scope, entry, progress).await {
             return;
@@ -364,16 +376,11 @@ impl Actor {
     }
 
     /// Stores and announces one entry of the active run. False when the store refused: the run is over then.
-    async fn record(&mut self, scope: &SessionScope, entry: NewEntry, progress: Option<RunChange>) -> bool {
+    async fn record(&mut self, scope: &SessionScope, entry: NewEntry, progress: Vec<RunChange>) -> bool {
         let mut meta = self.session.meta.clone();
         live::describe_message(&mut meta, &entry.body.message);
-        let batch = Batch {
-            at: self.now(),
-            entries: vec![entry],
-            runs: progress.into_iter().collect(),
-            meta: Some(meta),
-            ..Batch::default()
-        };
+        let batch =
+            Batch { at: self.now(), entries: vec![entry], runs: progress, meta: Some(meta), ..Batch::default() };
         match self.commit(scope, batch).await {
             Ok(committed) => {
                 self.announce(&committed.entries);

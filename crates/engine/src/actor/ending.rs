@@ -64,7 +64,7 @@ impl Actor {
         let batch = Batch {
             at: now,
             entries: entry.clone().into_iter().collect(),
-            runs: vec![active.end_change(&outcome)],
+            runs: active.end_changes(&outcome),
             meta: Some(meta),
             ..Batch::default()
         };

@@ -576,3 +576,15 @@ async fn an_ordered_turn_is_taken_before_it_is_acknowledged() {
     assert_eq!(aborted.runs.len(), 2, "what is asked after the turn was taken reaches it");
     assert!(refused.is_err());
 }
+
+#[tokio::test]
+async fn a_stored_report_tells_the_same_times_as_the_live_one() {
+    let world = World::open().await;
+    world.engine.submit(&world.access, turn("k", "r1", "/echo slow 2"), |_| {}).await.unwrap();
+    world.engine.submit(&world.access, turn("k", "r2", "waits first"), |_| {}).await.unwrap();
+    let live = world.ended("r2").await;
+    let again = world.engine.submit(&world.access, turn("k", "r2", "waits first"), |_| {}).await.unwrap();
+    let Disposition::Ended(stored) = again.disposition else { panic!("{:?}", again.disposition) };
+    assert_eq!((stored.started_at, stored.ended_at), (live.started_at, live.ended_at));
+    assert!(live.started_at > again.at, "it waited before it began");
+}

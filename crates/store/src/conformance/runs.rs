@@ -1,6 +1,7 @@
 //! Idempotency and the run journal (isolation.md C4, C5).
 
 use watertight_core::Steward;
+use watertight_core::ids::UnixMillis;
 use watertight_core::run::{RunOutcome, RunState};
 use watertight_core::transcript::StopReason;
 
@@ -61,6 +62,10 @@ pub async fn a_run_moves_on_and_ends_once(fixture: &impl Fixture) {
         let found = world.store.find_run(&world.operator.caller, &run("r1")).await.expect("a look-up");
         (now, found.expect("the run is there"))
     };
+    let (_, found) = step(RunChange::Begun { id: run("r1"), at: claimed }).await;
+    assert_eq!((found.state, found.started_at), (RunState::Claimed, Some(claimed)));
+    let (_, found) = step(RunChange::Begun { id: run("r1"), at: UnixMillis(claimed.0 + 1) }).await;
+    assert_eq!(found.started_at, Some(claimed), "a run begins once");
     for state in [RunState::Claimed, RunState::Calling, RunState::ToolIntent, RunState::ToolResult, RunState::Calling] {
         let (_, found) = step(RunChange::Progress { id: run("r1"), state }).await;
         assert_eq!((found.state, found.started_at, &found.outcome), (state, Some(claimed), &None));
@@ -87,7 +92,7 @@ pub async fn a_run_that_was_never_accepted_cannot_move(fixture: &impl Fixture) {
     world.commit(&mut desk, Batch { entries: vec![input], runs, ..Batch::default() }).await.expect("stored");
     let mut other = world.desk("agent:main:other").await;
     for (desk, id) in [(&mut desk, "r2"), (&mut other, "r1")] {
-        let runs = vec![RunChange::Progress { id: run(id), state: RunState::Claimed }];
+        let runs = vec![RunChange::Begun { id: run(id), at: UnixMillis(1) }];
         let refused = world.commit(desk, Batch { entries: vec![said("two")], runs, ..Batch::default() }).await;
         assert_eq!(refused.err(), Some(StoreError::NotPermitted));
     }

@@ -314,11 +314,10 @@ fn run_write(
         }
         // An end needs its outcome.
         RunChange::Progress { state: RunState::Ended, .. } => return Err(StoreError::NotPermitted),
-        RunChange::Progress { id, state } => RunWrite::Progress {
-            hash: keys.run_hash(site.principal, &id),
-            state: state as u8,
-            started: state >= RunState::Claimed,
-        },
+        RunChange::Begun { id, at } => RunWrite::Begun { hash: keys.run_hash(site.principal, &id), at: at.0 },
+        RunChange::Progress { id, state } => {
+            RunWrite::Progress { hash: keys.run_hash(site.principal, &id), state: state as u8 }
+        }
         RunChange::End { id, outcome } => {
             let hash = keys.run_hash(site.principal, &id);
             let sealed = rows::seal_json(key, &rows::outcome_place(&hash), &outcome)?;

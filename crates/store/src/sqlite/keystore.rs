@@ -67,7 +67,10 @@ impl Keystore {
             let store_id: [u8; 16] = watertight_seal::random().map_err(|_| OpenError::Random)?;
             let (hasher, pepper) = root.create_pepper().map_err(|_| OpenError::Random)?;
             migration::apply(&mut conn, migration::KEYS, |conn| {
-                conn.execute("INSERT INTO keystore (id, store_id, pepper) VALUES (1, ?1, ?2)", (store_id, pepper))?;
+                conn.execute(
+                    "INSERT INTO keystore (id, store_id, pepper, opens) VALUES (1, ?1, ?2, 0)",
+                    (store_id, pepper),
+                )?;
                 Ok(())
             })?;
             (store_id, hasher)
@@ -85,6 +88,25 @@ impl Keystore {
             return Ok(false);
         }
         Ok(conn.query_row("SELECT EXISTS (SELECT 1 FROM tenant_keys)", [], |row| row.get(0))?)
+    }
+
+    /// Keeps step with the store, which was opened `before` times until now. A store that is not the one this keystore
+    /// last saw was restored from a copy: sessions it does not know of may have used pooled keys, and may come back with
+    /// a newer copy. Such keys are never drawn again, and kept.
+    pub(super) fn keep_step(&self, before: i64) -> Result<bool, StoreError> {
+        self.write(|conn| {
+            let seen: i64 = conn.query_row("SELECT opens FROM keystore WHERE id = 1", [], |row| row.get(0))?;
+            conn.execute("UPDATE keystore SET opens = ?1 WHERE id = 1", [before + 1])?;
+            if seen != before {
+                conn.execute("UPDATE data_keys SET pooled = 2 WHERE pooled = 1", [])?;
+            }
+            Ok(seen == before)
+        })
+    }
+
+    /// Whether it holds any tenant's keys.
+    pub(super) fn has_tenants(&self) -> Result<bool, StoreError> {
+        self.with(|conn| conn.query_row("SELECT EXISTS (SELECT 1 FROM tenant_keys)", [], |row| row.get(0)))
     }
 
     /// The keys of every tenant.

@@ -50,6 +50,12 @@ pub enum OpenError {
         /// The database.
         path: PathBuf,
     },
+    /// `store.db` is there and empty, but its keystore guards something.
+    #[error("{path} is empty, but keys.db beside it holds keys: restore store.db, or move keys.db away to start empty")]
+    StoreEmpty {
+        /// The database.
+        path: PathBuf,
+    },
     /// `keys.db` is there without the store.
     #[error("{path} exists but store.db beside it does not: restore store.db, or move keys.db away to start empty")]
     StoreMissing {
@@ -111,18 +117,28 @@ pub(super) struct Opened {
     pub(super) schema_version: u32,
     /// Unknown when the check of a large file after an unclean end is still to be made.
     pub(super) finding: Finding,
+    /// How often the store was opened until now.
+    pub(super) opened_before: i64,
 }
 
 /// Opens `store.db` for writing, checks it and brings its schema up to date.
-pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<Opened, OpenError> {
+///
+/// `expected` says that it must hold something already: an empty file in its place is a restore that went wrong.
+pub(super) fn open_database(path: &Path, store_id: [u8; 16], expected: bool) -> Result<Opened, OpenError> {
     checks::private_file(path)?;
     let mut finding = Finding::Sound;
+    let mut opened_before = 0;
     let mut conn =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     checks::common_settings(&conn)?;
-    if migration::check(&conn, migration::STORE)? > 0 {
-        let (id, clean): ([u8; 16], bool) =
-            conn.query_row("SELECT store_id, clean FROM store WHERE id = 1", [], |row| row.try_into())?;
+    let version = migration::check(&conn, migration::STORE)?;
+    if version == 0 && expected {
+        return Err(OpenError::StoreEmpty { path: path.to_owned() });
+    }
+    if version > 0 {
+        let (id, clean, opens): ([u8; 16], bool, i64) =
+            conn.query_row("SELECT store_id, clean, opens FROM store WHERE id = 1", [], |row| row.try_into())?;
+        opened_before = opens;
         if id != store_id {
             return Err(OpenError::NotTogether);
         }
@@ -146,10 +162,11 @@ pub(super) fn open_database(path: &Path, store_id: [u8; 16]) -> Result<Opened, O
     checks::pragma(&conn, "wal_autocheckpoint", "0", "0")?;
     let schema_version = migration::apply(&mut conn, migration::STORE, |conn| {
         conn.execute(
-            "INSERT INTO store (id, store_id, clean) VALUES (1, ?1, 0) ON CONFLICT (id) DO UPDATE SET clean = 0",
+            "INSERT INTO store (id, store_id, clean, opens) VALUES (1, ?1, 0, 1)
+             ON CONFLICT (id) DO UPDATE SET clean = 0, opens = opens + 1",
             [store_id],
         )?;
         Ok(())
     })?;
-    Ok(Opened { conn, schema_version, finding })
+    Ok(Opened { conn, schema_version, finding, opened_before })
 }

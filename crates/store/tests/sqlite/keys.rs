@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use watertight_core::grant::Verb;
 use watertight_core::ids::SessionId;
-use watertight_store::conformance::Subject;
 use watertight_store::conformance::world::{START, World, said};
+use watertight_store::conformance::{Fixture, Subject};
 use watertight_store::model::Batch;
 use watertight_store::{Store, StoreError};
 
@@ -14,7 +14,7 @@ use crate::Sqlite;
 /// A world on a store whose counts can be read.
 async fn counted(fixture: &Sqlite) -> (World, std::sync::Arc<watertight_store::SqliteStore>) {
     struct Shared(std::sync::Arc<watertight_store::SqliteStore>);
-    impl watertight_store::conformance::Fixture for Shared {
+    impl Fixture for Shared {
         async fn open(&self) -> Subject {
             Subject { store: self.0.clone(), hasher: self.0.token_hasher() }
         }
@@ -132,4 +132,50 @@ async fn drafts_that_are_given_up_do_not_pile_up_in_the_keystore() {
     assert_eq!(keys(), 2 + 64, "the sessions that are stored, and one pool");
     assert_eq!(world.texts(&world.desk("agent:main:kept").await).await, ["stays"]);
     assert_eq!(world.texts(&world.desk("agent:main:oldest").await).await, ["anew"]);
+}
+
+/// Opens the store with another `store.db` than it was closed with.
+struct Restored<'a> {
+    fixture: &'a Sqlite,
+    content: Vec<u8>,
+}
+
+impl Fixture for Restored<'_> {
+    async fn open(&self) -> Subject {
+        for name in ["store.db-wal", "store.db-shm"] {
+            let _ = std::fs::remove_file(self.fixture.path().join(name));
+        }
+        std::fs::write(self.fixture.path().join("store.db"), &self.content).unwrap();
+        self.fixture.open().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_older_store_gets_no_session_id_that_a_newer_copy_used() {
+    let fixture = Sqlite::new();
+    let closed = || std::fs::read(fixture.path().join("store.db")).unwrap();
+    let world = World::new(&fixture).await.reopened(&fixture).await;
+    // The first writes are in the log: what lies in the file is the state of the last clean end.
+    let older = closed();
+
+    let mut used = HashSet::new();
+    for n in 0..5 {
+        let mut desk = world.desk(&format!("agent:main:newer-{n}")).await;
+        world.say(&mut desk, "said after the copy").await;
+        used.insert(desk.scope.session());
+    }
+    let world = world.reopened(&fixture).await;
+    let newer = closed();
+
+    let world = world.reopened(&Restored { fixture: &fixture, content: older }).await;
+    for n in 0..80 {
+        let mut desk = world.desk(&format!("agent:main:other-{n}")).await;
+        world.say(&mut desk, "said after the restore").await;
+        assert!(!used.contains(&desk.scope.session()), "session {n} got an id that served another");
+    }
+
+    // The newer copy can still be put back: the keys of its sessions were kept.
+    let world = world.reopened(&Restored { fixture: &fixture, content: newer }).await;
+    let desk = world.desk("agent:main:newer-0").await;
+    assert_eq!(world.texts(&desk).await, ["said after the copy"]);
 }

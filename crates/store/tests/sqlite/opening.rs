@@ -193,3 +193,18 @@ fn the_state_directory_is_made_private() {
     drop(SqliteStore::open(&dir, &master()).unwrap());
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_store_beside_its_keystore_is_refused_and_can_be_put_back() {
+    let fixture = used().await;
+    let store = fs::read(fixture.path().join("store.db")).unwrap();
+    for name in ["store.db-wal", "store.db-shm"] {
+        let _ = fs::remove_file(fixture.path().join(name));
+    }
+    fs::write(fixture.path().join("store.db"), b"").unwrap();
+    let keys = fs::read(fixture.path().join("keys.db")).unwrap();
+    assert!(matches!(refused(&fixture), OpenError::StoreEmpty { .. }));
+    assert_eq!(fs::read(fixture.path().join("keys.db")).unwrap(), keys);
+    fs::write(fixture.path().join("store.db"), store).unwrap();
+    drop(fixture.store());
+}

@@ -84,7 +84,8 @@ pub(super) struct EntryRow {
 
 pub(super) enum RunWrite {
     Accept { hash: [u8; 32], input: [u8; 16], request: Vec<u8> },
-    Progress { hash: [u8; 32], state: u8, started: bool },
+    Begun { hash: [u8; 32], at: i64 },
+    Progress { hash: [u8; 32], state: u8 },
     End { hash: [u8; 32], how: &'static str, outcome: Vec<u8> },
 }
 
@@ -305,14 +306,22 @@ impl Prepared {
                     other => Ok(other.map(drop)?),
                 };
             }
-            RunWrite::Progress { hash, state, started } => {
-                let started = started.then_some(self.at.0);
+            RunWrite::Begun { hash, at } => {
                 let updated = conn
                     .prepare_cached(
-                        "UPDATE runs SET state = ?1, started_at = coalesce(started_at, ?2)
-                         WHERE tenant = ?3 AND principal = ?4 AND run_hash = ?5 AND session = ?6 AND state < 6",
+                        "UPDATE runs SET started_at = coalesce(started_at, ?1), state = max(state, 2)
+                         WHERE tenant = ?2 AND principal = ?3 AND run_hash = ?4 AND session = ?5 AND state < 6",
                     )?
-                    .execute(params![state, started, tenant, principal, hash, session])?;
+                    .execute(params![at, tenant, principal, hash, session])?;
+                (hash, updated)
+            }
+            RunWrite::Progress { hash, state } => {
+                let updated = conn
+                    .prepare_cached(
+                        "UPDATE runs SET state = ?1
+                         WHERE tenant = ?2 AND principal = ?3 AND run_hash = ?4 AND session = ?5 AND state < 6",
+                    )?
+                    .execute(params![state, tenant, principal, hash, session])?;
                 (hash, updated)
             }
             RunWrite::End { hash, how, outcome } => {

@@ -3,7 +3,8 @@
 CREATE TABLE keystore (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
     store_id BLOB NOT NULL,  -- the same in the store that belongs to this keystore
-    pepper   BLOB NOT NULL
+    pepper   BLOB NOT NULL,
+    opens    INTEGER NOT NULL  -- the store's count at its last opening
 ) STRICT;
 
 CREATE TABLE tenant_keys (
@@ -27,7 +28,7 @@ CREATE TABLE data_keys (
     epoch      INTEGER NOT NULL,
     data_key   BLOB NOT NULL,  -- under the epoch key
     commitment BLOB NOT NULL,
-    pooled     INTEGER NOT NULL,  -- 1 until the session is known to be in the store
+    pooled     INTEGER NOT NULL,  -- 1 until the session is known to be in the store; 2 when that can no longer be known
     PRIMARY KEY (tenant, session, key_gen),
     FOREIGN KEY (tenant, epoch) REFERENCES epoch_keys (tenant, epoch)
 ) STRICT, WITHOUT ROWID;

@@ -4,7 +4,8 @@
 CREATE TABLE store (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
     store_id BLOB NOT NULL,    -- the same in the keystore that belongs to this store
-    clean    INTEGER NOT NULL  -- 1 when the last process closed the store in order
+    clean    INTEGER NOT NULL, -- 1 when the last process closed the store in order
+    opens    INTEGER NOT NULL  -- how often it was opened; the keystore keeps step
 ) STRICT;
 
 CREATE TABLE tenants (
