@@ -31,7 +31,7 @@ use super::gate::{Gate, Gated};
 use super::handshake::{self, Refusal, Welcome};
 use super::origin::Page;
 use super::outbox::{HARD_LIMIT, Need, Outbox, close_frame};
-use super::writer::{Broken, write};
+use super::writer::{Broken, Writer};
 use super::presence::{self, Circle, Line};
 use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, system, view};
 use crate::accept::Peer;
@@ -63,7 +63,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: Tok
     // Believed from here on: no longer a stranger.
     gate.open();
     drop(peer);
-    let socket = converse(&gateway, client, greeting, &welcome, socket).await;
+    let socket = converse(&gateway, client, greeting, &welcome, &gate, socket).await;
     drop(line);
     if let Some(socket) = socket {
         finish(socket, End::Gone, grace).await;
@@ -216,6 +216,7 @@ async fn converse(
     client: Arc<Client>,
     greeting: Greeting,
     welcome: &Welcome,
+    gate: &Gate,
     socket: Socket,
 ) -> Option<Socket> {
     let reads = client.access.verbs().allows(Verb::Read);
@@ -248,7 +249,10 @@ async fn converse(
     drop(greeting);
     let grace = gateway.options.timing.close_grace;
     let end = {
-        let mut writer = std::pin::pin!(write(&outbox, &mut sink, &ping_written));
+        let timing = gateway.options.timing;
+        let patience = timing.ping + timing.pong;
+        let mut writer = Writer { outbox: &outbox, sink: &mut sink, gate, ping_written, patience };
+        let mut writer = std::pin::pin!(writer.write());
         let end = tokio::select! {
             written = &mut writer => Some(written),
             read = session.read(&mut stream, pinged, presence) => match read {
@@ -315,9 +319,10 @@ impl Session<'_> {
         let mut pings = clock(timing.ping);
         let mut closing = std::pin::pin!(self.gateway.reached(Phase::Closing));
         let mut next_presence = self.client.circle.told(timing.presence);
-        let mut pong_due: Option<Instant> = None;
+        let mut pong = Pong::new(timing.pong);
         loop {
             let backed_up = outbox.is_backed_up();
+            pong.reading(!backed_up, Instant::now());
             tokio::select! {
                 // In this order: a client that keeps sending cannot keep a closed connection open, and a ping is known
                 // to be written before its pong is read.
@@ -334,11 +339,11 @@ impl Session<'_> {
                 }
                 _ = pings.tick() => outbox.ping(),
                 Ok(()) = pinged.changed() => {
-                    // While requests are not read, pongs are not either.
-                    let at = *pinged.borrow_and_update();
-                    pong_due = pong_due.or(at.filter(|_| !backed_up).map(|at| at + timing.pong));
+                    if let Some(at) = *pinged.borrow_and_update() {
+                        pong.pinged(at);
+                    }
                 }
-                () = tokio::time::sleep_until(pong_due.unwrap_or_else(Instant::now)), if pong_due.is_some() && !backed_up => {
+                () = tokio::time::sleep_until(pong.due().unwrap_or_else(Instant::now)), if pong.due().is_some() => {
                     tracing::info!(connection = %self.client.conn_id, "a client does not answer pings");
                     return Read::Gone;
                 }
@@ -349,7 +354,7 @@ impl Session<'_> {
                 }
                 message = stream.next(), if !backed_up => match message {
                     Some(Ok(message)) => {
-                        pong_due = None;
+                        pong.heard();
                         if let Some(end) = self.message(message).await {
                             return end;
                         }
@@ -380,6 +385,40 @@ impl Session<'_> {
             // The library answers pings and closes; after a close it reports the end.
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => None,
         }
+    }
+}
+
+/// When an answer to a ping is due. While requests are not read, pongs are not either.
+struct Pong {
+    patience: Duration,
+    reading: bool,
+    due: Option<Instant>,
+}
+
+impl Pong {
+    fn new(patience: Duration) -> Self {
+        Self { patience, reading: true, due: None }
+    }
+
+    /// Whether the client is read from now. After a pause it gets the whole time again.
+    fn reading(&mut self, reading: bool, now: Instant) {
+        if reading && !self.reading {
+            self.due = self.due.map(|_| now + self.patience);
+        }
+        self.reading = reading;
+    }
+
+    fn pinged(&mut self, at: Instant) {
+        self.due = self.due.or(Some(at + self.patience));
+    }
+
+    /// The client said something.
+    fn heard(&mut self) {
+        self.due = None;
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.due.filter(|_| self.reading)
     }
 }
 
@@ -414,4 +453,29 @@ async fn finish(mut socket: Socket, end: End, grace: Duration) {
         while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
     };
     let _ = tokio::time::timeout(grace, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_was_not_read_gets_the_whole_time_for_its_pong_again() {
+        let patience = Duration::from_secs(25);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut pong = Pong::new(patience);
+        assert_eq!(pong.due(), None);
+        pong.pinged(start);
+        pong.pinged(after(20));
+        assert_eq!(pong.due(), Some(after(25)), "a later ping gives no more time");
+        pong.reading(false, after(21));
+        assert_eq!(pong.due(), None);
+        pong.reading(true, after(60));
+        assert_eq!(pong.due(), Some(after(85)));
+        pong.heard();
+        pong.reading(false, after(61));
+        pong.reading(true, after(62));
+        assert_eq!(pong.due(), None);
+    }
 }

@@ -2,12 +2,13 @@
 //!
 //! The WebSocket library fixes its frame limit when the socket is made, and reserves memory for a frame as soon as its
 //! header is read. So the gate stands in front of it: until it is opened it reads the frame headers that pass, and
-//! stops at the first byte of a frame that is too large, or when too much has passed in all.
+//! stops at the first byte of a frame that is too large, or when too much has passed in all. It also counts what leaves, so
+//! that a client that reads slowly can be told from one that does not read.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,24 +23,29 @@ const OPEN: u8 = 1;
 const OVERRUN: u8 = 2;
 
 /// The handle of a gate.
-#[derive(Clone)]
-pub(crate) struct Gate(Arc<AtomicU8>);
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<Shared>);
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self(Arc::new(AtomicU8::new(CLOSED)))
-    }
+#[derive(Default)]
+struct Shared {
+    state: AtomicU8,
+    written: AtomicU64,
 }
 
 impl Gate {
     /// Lets everything pass from now on.
     pub(crate) fn open(&self) {
-        self.0.store(OPEN, Ordering::Release);
+        self.0.state.store(OPEN, Ordering::Release);
     }
 
     /// Whether the stranger sent too much. Reads have failed since.
     pub(crate) fn is_overrun(&self) -> bool {
-        self.0.load(Ordering::Acquire) == OVERRUN
+        self.0.state.load(Ordering::Acquire) == OVERRUN
+    }
+
+    /// Bytes the other side's system has taken so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.0.written.load(Ordering::Relaxed)
     }
 
     /// A stream behind this gate.
@@ -110,7 +116,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let too_much = || Poll::Ready(Err(io::Error::other("a client sent too much before it authenticated")));
-        match this.gate.0.load(Ordering::Acquire) {
+        match this.gate.0.state.load(Ordering::Acquire) {
             CLOSED => {}
             OPEN => return Pin::new(&mut this.inner).poll_read(cx, buf),
             _ => return too_much(),
@@ -121,7 +127,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
         this.passed += fresh.len() as u64;
         if this.passed > MAX_STRANGER_BYTES || !this.scan.pass(fresh) {
             buf.set_filled(before);
-            this.gate.0.store(OVERRUN, Ordering::Release);
+            this.gate.0.state.store(OVERRUN, Ordering::Release);
             return too_much();
         }
         Poll::Ready(Ok(()))
@@ -130,7 +136,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = std::task::ready!(Pin::new(&mut this.inner).poll_write(cx, bytes))?;
+        this.gate.0.written.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

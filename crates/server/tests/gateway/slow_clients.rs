@@ -79,3 +79,17 @@ async fn large_pictures_and_answers_close_no_connection_that_reads() {
     assert_eq!(text.len(), 4_194_304);
     assert!(client.request("health", json!({})).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_client_that_asks_and_never_reads_is_let_go() {
+    let (ping, pong) = (Duration::from_millis(100), Duration::from_millis(400));
+    let timing = Timing { ping, pong, presence: Duration::from_millis(10), ..Timing::default() };
+    let server = start(ServerOptions { timing, ..ServerOptions::default() }).await;
+    let (stuck, busy) = (server.client().await, server.client().await);
+    chat(&busy, "main", "/echo long 3000000", "r").await;
+    stuck.set_reading(false);
+    for _ in 0..12 {
+        stuck.send("chat.history", Some(json!({"sessionKey": "main"}))).await;
+    }
+    busy.next_payload("presence", |presence| presence["presence"].as_array().unwrap().len() == 2).await;
+}
