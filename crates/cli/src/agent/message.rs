@@ -25,9 +25,9 @@ pub(crate) fn read(args: &AgentArgs) -> Result<String, Failure> {
         )));
     }
     if is_compact_command(&text) {
-        return Err(Failure::new(format!(
-            "Slash commands cannot be executed via --message from the CLI. Use: {PROGRAM} sessions compact <key>"
-        )));
+        return Err(Failure::new(
+            "Slash commands cannot be executed via --message from the CLI. Compaction is not available yet.",
+        ));
     }
     Ok(text)
 }

@@ -58,7 +58,7 @@ async fn no_message_is_refused() {
 #[tokio::test]
 async fn compaction_is_a_command_and_not_a_message() {
     let gateway = FakeGateway::saying("ok").await;
-    let said = "Slash commands cannot be executed via --message from the CLI. Use: watertight sessions compact <key>";
+    let said = "Slash commands cannot be executed via --message from the CLI. Compaction is not available yet.";
     for message in ["/compact", "/compact now", "/compact:x"] {
         run(&gateway.setup(), &["agent", "--message", message]).await.refused(said);
     }

@@ -203,7 +203,7 @@ async fn checks_come_in_one_order() {
     .await;
     refused_whole(
         &["agent", "-m", "/compact", "--session-key", "agent:x"],
-        "Slash commands cannot be executed via --message from the CLI. Use: watertight sessions compact <key>",
+        "Slash commands cannot be executed via --message from the CLI. Compaction is not available yet.",
     )
     .await;
     refused(&["--session-key", "agent:x", "--agent", "nope"], malformed).await;
