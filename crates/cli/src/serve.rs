@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use watertight_config::{Auth, Config, Origin, Overrides, Provider};
 use watertight_engine::Engine;
@@ -19,12 +20,16 @@ use crate::args::{PROGRAM, ServeArgs};
 use crate::home::Home;
 use crate::signals::Signals;
 
+/// Sent when a file grows beyond the process's limit; the same number on every Linux and BSD.
+const SIGXFSZ: i32 = 25;
 /// How long everything may take after the second.
 const SHORT_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     let config = Arc::new(home.config(Overrides { listen: args.listen })?);
     let mut signals = Signals::catch().context("cannot catch signals")?;
+    // A file size limit then fails the write, which the store knows how to survive, instead of ending the process.
+    let _size_limit = signal(SignalKind::from_raw(SIGXFSZ)).context("cannot catch signals")?;
     let dir = StateDir::lock(home.state_dir())?;
     let listen = config.gateway.listen;
     let listener = TcpListener::bind(listen)
@@ -51,6 +56,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     tokio::pin!(server);
     let early = tokio::select! {
         ended = &mut server => Some(ended),
+        damage = damage(&engine) => return Err(damage),
         signal = signals.next() => {
             tracing::info!("stopping on {signal}; active runs may take {} s more, a second signal ends them", grace.as_secs());
             stop.cancel();
@@ -76,6 +82,14 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     };
     ended.context("the server failed")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Resolves when the check of the store after an unclean end finds damage.
+async fn damage(engine: &Engine) -> anyhow::Error {
+    match engine.checked().await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => anyhow::Error::new(error).context("the store is damaged; restore it from a backup"),
+    }
 }
 
 /// What a person needs to know at the start. Never the token itself.

@@ -38,7 +38,7 @@ use watertight_store::{Store, StoreError};
 use crate::catalog::{Catalog, ModelChoice};
 use crate::clock::Clock;
 use crate::error::EngineError;
-use crate::event::{EventKind, SessionEvent};
+use crate::event::{EventKind, Rendered, SessionEvent};
 use crate::hub::{Bus, Hub};
 use crate::prompt;
 use crate::registry::Registry;
@@ -329,6 +329,7 @@ impl Actor {
             run,
             at: self.shared.clock.now(),
             kind,
+            rendered: Rendered::default(),
         }));
     }
 

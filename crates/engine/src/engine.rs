@@ -53,6 +53,7 @@ struct Inner {
     admission: Admission,
     shared: Arc<Shared>,
     registry: Arc<Registry>,
+    sqlite: Arc<SqliteStore>,
     interrupted: u64,
     opened_at: UnixMillis,
     /// Last, so that the directory is freed after everything in it is closed.
@@ -131,7 +132,7 @@ impl Engine {
         });
         let registry = Registry::new();
         let interrupted = opened.interrupted;
-        Ok(Self { inner: Arc::new(Inner { config, admission, shared, registry, interrupted, opened_at, dir }) })
+        Ok(Self { inner: Arc::new(Inner { config, admission, shared, registry, sqlite, interrupted, opened_at, dir }) })
     }
 
     /// The configuration it runs under.
@@ -147,6 +148,12 @@ impl Engine {
     /// Runs a former process left open and this start ended as interrupted.
     pub fn interrupted_at_start(&self) -> u64 {
         self.inner.interrupted
+    }
+
+    /// Waits for the check of a large store after an unclean end; ready at once where there is none. An error says what
+    /// is damaged: nothing more is written then, and the process should end.
+    pub async fn checked(&self) -> Result<(), EngineError> {
+        Ok(self.inner.sqlite.checked().await?)
     }
 
     /// Where the operator's generated token lies; none where the configuration names another credential.

@@ -1,8 +1,9 @@
 //! What happens in a session, as listeners see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use watertight_core::ids::{GenerationId, RunId, UnixMillis};
 use watertight_core::key::CanonicalKey;
 use watertight_core::transcript::{Block, Entry};
@@ -11,7 +12,7 @@ use crate::report::RunReport;
 use crate::view::SessionView;
 
 /// One event of one session.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SessionEvent {
     /// Place in the session's stream of events since its actor started, from 1, without gaps.
     pub seq: u64,
@@ -27,6 +28,25 @@ pub struct SessionEvent {
     pub at: UnixMillis,
     /// What happened.
     pub kind: EventKind,
+    /// What surfaces made of it.
+    pub rendered: Rendered,
+}
+
+/// The forms surfaces gave an event, so that each is written once and not once per listener.
+#[derive(Debug, Default)]
+pub struct Rendered(Mutex<Vec<(&'static str, Arc<RawValue>)>>);
+
+impl Rendered {
+    /// The form of this name, made by `render` where nobody has asked for it before. `None` where it cannot be made.
+    pub fn form(&self, name: &'static str, render: impl FnOnce() -> Option<Box<RawValue>>) -> Option<Arc<RawValue>> {
+        let mut forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, form)) = forms.iter().find(|(known, _)| *known == name) {
+            return Some(form.clone());
+        }
+        let form: Arc<RawValue> = render()?.into();
+        forms.push((name, form.clone()));
+        Some(form)
+    }
 }
 
 /// What happened.

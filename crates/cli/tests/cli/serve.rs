@@ -134,3 +134,18 @@ async fn a_second_signal_does_not_wait_for_runs() {
     assert_eq!(gateway.wait().await.code(), Some(0), "{}", gateway.output());
     client.kill().await.unwrap();
 }
+
+#[tokio::test]
+async fn the_most_detailed_log_holds_no_token_message_or_key() {
+    let setup = setup().env("WATERTIGHT_LOG", "trace");
+    let gateway = setup.start().await;
+    let ran = run(&setup, &["agent", "--session-key", "key-marker-5a1", "--message", "message-marker-7c3"]).await;
+    assert_eq!(ran.exit, Some(0), "{ran:?}");
+    let token = gateway.token();
+    let log = format!("{}{}", gateway.output(), ran.stderr);
+    gateway.terminate().await;
+    assert!(log.contains("a client is connected"), "the log is on: {log}");
+    for secret in [token.as_str(), "key-marker-5a1", "message-marker-7c3"] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}

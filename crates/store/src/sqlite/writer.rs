@@ -4,6 +4,7 @@
 //! operation runs in its own savepoint, so that one refused write does not undo its neighbours, and is answered only
 //! after the group's COMMIT has returned.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -47,7 +48,8 @@ impl Writer {
             Ok(())
         }))?;
         conn.set_prepared_statement_cache_capacity(64);
-        let thread = Thread { conn, waiting, counts: counts.clone(), log_pages, soundness, stopped: None };
+        let file = File::of(&conn);
+        let thread = Thread { conn, file, waiting, counts: counts.clone(), log_pages, soundness, stopped: None };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || thread.run())
@@ -154,8 +156,28 @@ where
     }
 }
 
+/// The database file the connection was opened on. What is written to a file that has no name any more is acknowledged
+/// and lost, so the name is looked at before every group.
+struct File(Option<(std::path::PathBuf, (u64, u64))>);
+
+impl File {
+    fn of(conn: &Connection) -> Self {
+        let path = conn.path().filter(|path| !path.is_empty()).map(std::path::PathBuf::from);
+        Self(path.and_then(|path| Self::identity(&path).map(|identity| (path, identity))))
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.0.as_ref().is_none_or(|(path, identity)| Self::identity(path) == Some(*identity))
+    }
+
+    fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+        std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    }
+}
+
 struct Thread {
     conn: Connection,
+    file: File,
     waiting: mpsc::Receiver<Box<dyn Work>>,
     counts: Arc<Counts>,
     log_pages: Arc<AtomicUsize>,
@@ -196,6 +218,14 @@ impl Thread {
         if let Err(damaged) = self.soundness.demand() {
             self.stopped = Some(damaged.clone());
             return Err(damaged);
+        }
+        if !self.file.is_in_place() {
+            let gone = StoreError::Unavailable("its file was removed or replaced while in use".to_owned());
+            tracing::error!(
+                "the store's file is gone from its place; nothing more is written until it is started again"
+            );
+            self.stopped = Some(gone.clone());
+            return Err(gone);
         }
         let result = self.transact(group);
         self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
@@ -352,6 +382,17 @@ mod tests {
         drop(writer.submit(insert(3)));
         writer.stop();
         assert_eq!(rows(&dir), 2, "queued is written whole, never polled is not written");
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_file_is_gone_acknowledges_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(&dir);
+        writer.submit(insert(1)).await.unwrap();
+        std::fs::rename(dir.path().join("t.db"), dir.path().join("elsewhere.db")).unwrap();
+        assert!(matches!(writer.submit(insert(2)).await, Err(StoreError::Unavailable(_))));
+        std::fs::write(dir.path().join("t.db"), b"").unwrap();
+        assert!(matches!(writer.submit(insert(3)).await, Err(StoreError::Unavailable(_))), "it does not start anew");
     }
 
     #[tokio::test]
