@@ -137,13 +137,14 @@ pub(crate) struct AgentArgs {
     /// Run in this process instead of calling a gateway; the state directory must be free
     #[arg(long, help_heading = "Gateway")]
     pub(crate) local: bool,
-    /// Fail when no gateway answers, instead of running in this process
+    /// Fail when no gateway answers or the one that does is not ours, instead of running in this process
     #[arg(long, help_heading = "Gateway")]
     pub(crate) no_fallback: bool,
     /// Gateway to call, such as ws://127.0.0.1:18789 [default: the one serving the state directory]
     #[arg(long, value_name = "URL", env = "WATERTIGHT_URL", hide_env_values = true, help_heading = "Gateway")]
     pub(crate) url: Option<String>,
-    /// Token or password of the gateway [default: from the configuration, else operator.token]
+    /// Token or password of the gateway [default: from the configuration, else operator.token, which goes only to the
+    /// gateway that serves the state directory]
     #[arg(long, value_name = "TOKEN", env = "WATERTIGHT_TOKEN", hide_env_values = true, help_heading = "Gateway")]
     pub(crate) token: Option<String>,
 
