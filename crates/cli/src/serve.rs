@@ -110,7 +110,13 @@ fn banner(home: &Home, config: &Config, engine: &Engine, address: SocketAddr) ->
     line(
         "token",
         match (&config.gateway.auth, engine.operator_token_file()) {
-            (_, Some(file)) => format!("in {}", file.display()),
+            (_, Some(file)) if std::fs::read_to_string(&file).is_ok_and(|token| !token.trim().is_empty()) => {
+                format!("in {}", file.display())
+            }
+            (_, Some(file)) => format!(
+                "MISSING from {}: nobody can sign in; put the file back from a backup, or set gateway.auth.token",
+                file.display()
+            ),
             (Auth::Password(_), _) => "none; the password of the configuration".to_owned(),
             (Auth::None, _) => "none; every process on this machine is let in".to_owned(),
             _ => "the one of the configuration".to_owned(),

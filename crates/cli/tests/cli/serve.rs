@@ -149,3 +149,13 @@ async fn the_most_detailed_log_holds_no_token_message_or_key() {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
 }
+
+#[tokio::test]
+async fn a_lost_token_is_said_at_the_start() {
+    let setup = setup();
+    setup.start().await.terminate().await;
+    std::fs::write(setup.state_dir().join("operator.token"), "\n").unwrap();
+    let gateway = setup.start().await;
+    assert!(gateway.output().contains("token     MISSING from"), "{}", gateway.output());
+    gateway.terminate().await;
+}
