@@ -20,7 +20,6 @@ pub mod roster;
 pub mod rules;
 pub mod strict;
 
-use std::fmt;
 use std::sync::Arc;
 
 pub use compose::{Composed, Conversation, Part, Route};
@@ -106,21 +105,7 @@ impl AgentId {
     }
 }
 
-macro_rules! text_fmt {
-    ($($name:ident),*) => { $(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self.0)
-            }
-        }
-    )* };
-}
-text_fmt!(CanonicalKey, AgentId);
+crate::ids::text_id_fmt!(CanonicalKey, AgentId);
 
 /// A run of whole leading segments. `agent:main:user:al` does not cover `agent:main:user:alice`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
