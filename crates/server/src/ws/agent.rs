@@ -41,10 +41,10 @@ pub(crate) async fn run(mut call: Call) -> Outcome {
     let (client, id) = (call.client.clone(), call.id.clone());
     let acknowledge = move |accepted: &Accepted| match accepted.disposition {
         Disposition::Started => {
-            client.feed.started(&accepted.run);
+            client.started(&accepted.run, &accepted.key);
             client.outbox.respond(&id, &interim(accepted, "accepted"));
         }
-        Disposition::InFlight => client.feed.started(&accepted.run),
+        Disposition::InFlight => client.started(&accepted.run, &accepted.key),
         Disposition::Ended(_) => {}
     };
     // From the session's mailbox on, the session itself keeps the order.

@@ -58,6 +58,14 @@ impl Client {
         }
     }
 
+    /// The connection started this run. Called before the run's first event.
+    pub(crate) fn started(&self, run: &RunId, key: &CanonicalKey) {
+        // Whoever may not read hears neither events nor the end.
+        if self.listener.get().is_some() {
+            self.feed.started(run, key);
+        }
+    }
+
     /// Stops hearing them, unless the whole list is subscribed to.
     pub(crate) fn ignore(&self, key: &CanonicalKey) {
         self.feed.unsubscribe(key);

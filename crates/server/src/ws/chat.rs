@@ -61,7 +61,7 @@ pub(crate) async fn send(mut call: Call) -> Outcome {
     let (client, id) = (call.client.clone(), call.id.clone());
     let acknowledge = move |accepted: &Accepted| {
         if matches!(accepted.disposition, Disposition::Started | Disposition::InFlight) {
-            client.feed.started(&accepted.run);
+            client.started(&accepted.run, &accepted.key);
         }
         client.outbox.respond(&id, &ack(accepted));
     };

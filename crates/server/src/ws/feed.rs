@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use serde_json::value::to_raw_value;
 use watertight_core::ids::RunId;
 use watertight_core::key::CanonicalKey;
 use watertight_core::run::{FailureKind, RunOutcome};
@@ -27,6 +28,11 @@ use super::view;
 
 /// Most keys a connection may subscribe to by name (isolation.md §2.10).
 const MAX_SUBSCRIPTIONS: usize = Listener::MAX_WATCHED;
+
+/// Most runs that are remembered of each sort. Where a grant ends, the ends of runs are not heard.
+const MAX_RUNS: usize = 1024;
+/// Text beyond which an answer is told again only when it has grown by an eighth, in bytes: each time all of it is sent.
+const LONG_ANSWER: usize = 256 * 1024;
 
 /// The events we send, as hello names them.
 pub(crate) const EVENTS: &[&str] = &[
@@ -64,10 +70,18 @@ struct State {
     list: bool,
     /// Sessions subscribed to by name.
     keys: HashSet<CanonicalKey>,
-    /// Runs this connection started that have not ended.
-    own_runs: HashSet<RunId>,
+    /// Runs this connection started that have not ended, and hears of.
+    own_runs: HashMap<RunId, CanonicalKey>,
     /// Runs whose answer is growing, with what the client has of it.
-    answers: HashMap<RunId, Told>,
+    answers: HashMap<RunId, (CanonicalKey, Told)>,
+}
+
+impl State {
+    /// Nothing of the session is heard any more, so neither are the ends of its runs.
+    fn forget(&mut self, key: &CanonicalKey) {
+        self.own_runs.retain(|_, of| of != key);
+        self.answers.retain(|_, (of, _)| of != key);
+    }
 }
 
 /// What a client has of a growing answer.
@@ -110,20 +124,41 @@ impl Feed {
 
     /// Stops hearing them, unless the whole list is subscribed to.
     pub(crate) fn unsubscribe(&self, key: &CanonicalKey) {
-        self.lock().keys.remove(key);
+        let mut state = self.lock();
+        state.keys.remove(key);
+        if !state.list && self.caps.session_scoped {
+            state.forget(key);
+        }
     }
 
     /// The connection started this run. Called before the run's first event.
-    pub(crate) fn started(&self, run: &RunId) {
-        self.lock().own_runs.insert(run.clone());
+    pub(crate) fn started(&self, run: &RunId, key: &CanonicalKey) {
+        let mut state = self.lock();
+        let heard = !self.caps.session_scoped || state.list || state.keys.contains(key);
+        if self.caps.tool_events && heard && state.own_runs.len() < MAX_RUNS {
+            state.own_runs.insert(run.clone(), key.clone());
+        }
     }
 
-    fn push(&self, name: &str, payload: &impl Serialize, need: Need) -> Pushed {
-        self.outbox.event(name, payload, need)
+    /// Queues a form of the event, which is written once for everybody who hears it.
+    fn push<P: Serialize>(
+        &self,
+        event: &SessionEvent,
+        name: &str,
+        form: &'static str,
+        payload: impl FnOnce() -> P,
+        need: Need,
+    ) -> Pushed {
+        let written = event.rendered.form(form, || {
+            to_raw_value(&payload())
+                .inspect_err(|error| tracing::error!(%error, name, "an event cannot be written as JSON"))
+                .ok()
+        });
+        written.map_or(Pushed::Skipped, |written| self.outbox.written_event(name, &written, need, None))
     }
 
     fn message(&self, event: &SessionEvent, entry: &Entry, session: &SessionView) {
-        let payload = SessionMessage {
+        let payload = || SessionMessage {
             session_key: event.key.as_str(),
             agent_id: &event.agent,
             message: StoredMessage::new(entry, None),
@@ -131,11 +166,11 @@ impl Feed {
             message_seq: entry.message_seq,
             session: view::row(session, Extras::ALL),
         };
-        self.push("session.message", &payload, Need::Required);
+        self.push(event, "session.message", "session.message", payload, Need::Required);
     }
 
     fn changed(&self, event: &SessionEvent, reason: &str, phase: Option<&'static str>, session: &SessionView) {
-        let payload = SessionsChanged {
+        let payload = || SessionsChanged {
             session_key: event.key.as_str(),
             agent_id: &event.agent,
             reason,
@@ -144,48 +179,70 @@ impl Feed {
             ts: event.at.0,
             session: view::row(session, Extras::ALL),
         };
-        self.push("sessions.changed", &payload, Need::Droppable);
+        self.push(event, "sessions.changed", "sessions.changed", payload, Need::Droppable);
     }
 
-    fn chat(&self, event: &SessionEvent, state: ChatState<'_>, need: Need) -> Pushed {
+    fn chat<'a>(&self, event: &'a SessionEvent, state: impl FnOnce() -> ChatState<'a>, need: Need) -> Pushed {
+        self.chat_as("chat", event, state, need)
+    }
+
+    fn chat_as<'a>(
+        &self,
+        form: &'static str,
+        event: &'a SessionEvent,
+        state: impl FnOnce() -> ChatState<'a>,
+        need: Need,
+    ) -> Pushed {
         let Some((run, seq)) = &event.run else { return Pushed::Skipped };
-        let payload = ChatEvent {
+        let payload = || ChatEvent {
             run_id: run.as_str(),
             session_key: event.key.as_str(),
             agent_id: &event.agent,
             seq: *seq,
-            state,
+            state: state(),
         };
-        self.push("chat", &payload, need)
+        self.push(event, "chat", form, payload, need)
     }
 
-    fn agent(&self, name: &str, event: &SessionEvent, data: AgentData<'_>, need: Need) {
+    fn agent<'a>(&self, name: &str, event: &'a SessionEvent, data: impl FnOnce() -> AgentData<'a>, need: Need) {
         let Some((run, seq)) = &event.run else { return };
-        let payload = AgentEvent {
-            run_id: run.as_str(),
-            seq: *seq,
-            stream: data.stream(),
-            ts: event.at.0,
-            session_key: event.key.as_str(),
-            session_id: event.generation.as_str(),
-            agent_id: &event.agent,
-            data,
+        let payload = || {
+            let data = data();
+            AgentEvent {
+                run_id: run.as_str(),
+                seq: *seq,
+                stream: data.stream(),
+                ts: event.at.0,
+                session_key: event.key.as_str(),
+                session_id: event.generation.as_str(),
+                agent_id: &event.agent,
+                data,
+            }
         };
-        self.push(name, &payload, need);
+        self.push(event, name, "agent", payload, need);
     }
 
     /// The answer grows. A client that lacks a piece of it gets all of it once.
-    fn text(&self, state: &mut State, event: &SessionEvent, delta: &str, text: &str) {
+    fn text<'a>(&self, state: &mut State, event: &'a SessionEvent, delta: &'a str, text: &'a str) {
         let Some((run, _)) = &event.run else { return };
-        self.agent("agent", event, AgentData::Assistant { text, delta }, Need::Droppable);
-        let told = state.answers.entry(run.clone()).or_default();
+        if state.answers.len() >= MAX_RUNS && !state.answers.contains_key(run) {
+            // Whoever is still growing gets all of it once.
+            state.answers.clear();
+        }
+        let (_, told) = state.answers.entry(run.clone()).or_insert_with(|| (event.key.clone(), Told::default()));
+        let grown = text.len() < told.bytes || text.len() - told.bytes >= told.bytes / 8;
+        if text.len() > LONG_ANSWER && !grown {
+            return;
+        }
+        self.agent("agent", event, || AgentData::Assistant { text, delta }, Need::Droppable);
         let replace = told.torn || told.bytes + delta.len() != text.len();
-        let chat = ChatState::Delta {
+        let chat = || ChatState::Delta {
             delta_text: if replace { text } else { delta },
             message: ChatMessage::new(text, event.at),
             replace,
         };
-        let pushed = self.chat(event, chat, Need::Droppable);
+        let form = if replace { "chat.replace" } else { "chat" };
+        let pushed = self.chat_as(form, event, chat, Need::Droppable);
         *told = Told { bytes: text.len(), torn: pushed == Pushed::Skipped };
     }
 
@@ -193,63 +250,72 @@ impl Feed {
     fn ended(&self, event: &SessionEvent, report: &RunReport) {
         let run = view::ended(report);
         let message = || ChatMessage::unless_empty(&report.text, report.ended_at);
-        let error = |kind: FailureKind| ChatState::Error {
-            error_message: run.error().unwrap_or("The run failed."),
-            error_kind: error_kind(kind),
-            error_detail: report.model.as_ref().map(|model| ErrorDetail::new(model, report.provider_status)),
-            message: message(),
+        let told = |kind: FailureKind| {
+            let state = || ChatState::Error {
+                error_message: run.error().unwrap_or("The run failed."),
+                error_kind: error_kind(kind),
+                error_detail: report.model.as_ref().map(|model| ErrorDetail::new(model, report.provider_status)),
+                message: message(),
+            };
+            self.chat(event, state, Need::Required)
         };
         let end = |aborted: bool| {
-            AgentData::Lifecycle(Lifecycle::End {
-                started_at: report.started_at.0,
-                ended_at: report.ended_at.0,
-                stop_reason: run.stop_reason(),
-                aborted,
-                status: aborted.then_some("cancelled"),
-                terminal_reply: TerminalReply::new(&report.text),
-            })
+            let data = || {
+                AgentData::Lifecycle(Lifecycle::End {
+                    started_at: report.started_at.0,
+                    ended_at: report.ended_at.0,
+                    stop_reason: run.stop_reason(),
+                    aborted,
+                    status: aborted.then_some("cancelled"),
+                    terminal_reply: TerminalReply::new(&report.text),
+                })
+            };
+            self.agent("agent", event, data, Need::Required);
         };
         let failed = || {
-            AgentData::Lifecycle(Lifecycle::Error {
-                error: run.error().unwrap_or("The run failed."),
-                ended_at: report.ended_at.0,
-            })
+            let data = || {
+                AgentData::Lifecycle(Lifecycle::Error {
+                    error: run.error().unwrap_or("The run failed."),
+                    ended_at: report.ended_at.0,
+                })
+            };
+            self.agent("agent", event, data, Need::Required);
         };
         match &report.outcome {
             RunOutcome::Completed { stop, .. } => {
-                self.agent("agent", event, end(false), Need::Required);
-                let done = ChatState::completed(&report.text, *stop, report.usage, report.ended_at);
+                end(false);
+                let done = || ChatState::completed(&report.text, *stop, report.usage, report.ended_at);
                 self.chat(event, done, Need::Required);
             }
             RunOutcome::Aborted { reason } => {
-                let aborted = ChatState::Aborted { stop_reason: reason, message: message() };
+                let aborted = || ChatState::Aborted { stop_reason: reason, message: message() };
                 self.chat(event, aborted, Need::Required);
-                self.agent("agent", event, end(true), Need::Required);
+                end(true);
             }
             RunOutcome::Failed { kind, .. } => {
-                self.agent("agent", event, failed(), Need::Required);
-                self.chat(event, error(*kind), Need::Required);
+                failed();
+                told(*kind);
             }
             RunOutcome::TimedOut => {
-                self.agent("agent", event, failed(), Need::Required);
-                self.chat(event, error(FailureKind::Timeout), Need::Required);
+                failed();
+                told(FailureKind::Timeout);
             }
             RunOutcome::Interrupted => {
-                self.agent("agent", event, failed(), Need::Required);
-                self.chat(event, error(FailureKind::Unknown), Need::Required);
+                failed();
+                told(FailureKind::Unknown);
             }
         }
     }
 
     /// Tool events go to the connection that started the run; others that follow the list hear them by another name.
-    fn tool(&self, state: &State, event: &SessionEvent, tool: Tool<'_>) {
-        let own = event.run.as_ref().is_some_and(|(run, _)| state.own_runs.contains(run));
-        let name = match (own && self.caps.tool_events, state.list) {
+    fn tool<'a>(&self, state: &State, event: &'a SessionEvent, tool: impl FnOnce() -> Tool<'a>) {
+        let own = event.run.as_ref().is_some_and(|(run, _)| state.own_runs.contains_key(run));
+        let name = match (own, state.list) {
             (true, _) => "agent",
             (false, true) => "session.tool",
             (false, false) => return,
         };
-        self.agent(name, event, AgentData::Tool(tool), Need::Required);
+        self.agent(name, event, || AgentData::Tool(tool()), Need::Required);
     }
 }
 
@@ -268,32 +334,34 @@ impl EventSink for Feed {
             }
             EventKind::StartingModel if hears_runs => {
                 let phase = "starting_model";
-                self.chat(event, ChatState::Status { phase }, Need::Droppable);
-                self.agent("agent", event, AgentData::RunStatus { phase }, Need::Droppable);
+                self.chat(event, || ChatState::Status { phase }, Need::Droppable);
+                self.agent("agent", event, || AgentData::RunStatus { phase }, Need::Droppable);
             }
             EventKind::Started { started_at, session } => {
                 if hears_runs {
-                    let start = Lifecycle::Start { started_at: started_at.0 };
-                    self.agent("agent", event, AgentData::Lifecycle(start), Need::Required);
+                    let start = || AgentData::Lifecycle(Lifecycle::Start { started_at: started_at.0 });
+                    self.agent("agent", event, start, Need::Required);
                 }
                 if hears_list {
                     self.changed(event, "agent.run.started", Some("start"), session);
                 }
             }
             EventKind::Model { provider, model } if hears_runs => {
-                let model = Lifecycle::Model { provider, model };
-                self.agent("agent", event, AgentData::Lifecycle(model), Need::Droppable);
+                let model = || AgentData::Lifecycle(Lifecycle::Model { provider, model });
+                self.agent("agent", event, model, Need::Droppable);
             }
             EventKind::Text { delta, text } if hears_runs => self.text(&mut state, event, delta, text),
             EventKind::Thinking { delta } if hears_runs => {
-                self.agent("agent", event, AgentData::Thinking { delta }, Need::Droppable);
+                self.agent("agent", event, || AgentData::Thinking { delta }, Need::Droppable);
             }
             EventKind::ToolStarted { call_id, name, arguments } => {
-                self.tool(&state, event, Tool::Start { name, tool_call_id: call_id, args: arguments });
+                let tool = || Tool::Start { name, tool_call_id: call_id, args: arguments };
+                self.tool(&state, event, tool);
             }
             EventKind::ToolEnded { call_id, name, is_error, content } => {
-                let result = ToolOutput { content: content.iter().map(Into::into).collect() };
-                self.tool(&state, event, Tool::Result { name, tool_call_id: call_id, is_error: *is_error, result });
+                let result = || ToolOutput { content: content.iter().map(Into::into).collect() };
+                let tool = || Tool::Result { name, tool_call_id: call_id, is_error: *is_error, result: result() };
+                self.tool(&state, event, tool);
             }
             EventKind::Ended { report, session } => {
                 state.own_runs.remove(&report.run);

@@ -5,6 +5,8 @@ use watertight_core::ids::{EntryId, GenerationId, UnixMillis};
 use watertight_core::session::SessionMeta;
 use watertight_core::transcript::{StopReason, Usage};
 
+use watertight_engine::event::Rendered;
+
 use super::super::outbox::Item;
 use super::*;
 
@@ -71,15 +73,19 @@ impl Heard {
             run: Some((RunId::parse("r").unwrap(), self.seq)),
             at: UnixMillis(7),
             kind,
+            rendered: Rendered::default(),
         }));
         self.drain()
     }
 
     fn drain(&self) -> Vec<Value> {
-        let mut frames = Vec::new();
-        while let Some(Item::Event(text)) = self.outbox.try_next() {
+        let (mut frames, mut load) = (Vec::new(), super::super::outbox::Load::default());
+        while let Some(item) = self.outbox.try_next() {
+            load.add(&item);
+            let Item::Event(text) = item else { panic!("{item:?}") };
             frames.push(serde_json::from_str(&text).unwrap());
         }
+        self.outbox.sent(load);
         frames
     }
 }
@@ -202,7 +208,7 @@ fn tool_events_go_to_the_starter_and_by_another_name_to_list_subscribers() {
     let caps = Caps { session_scoped: false, tool_events: true };
 
     let mut starter = listen(caps);
-    starter.feed.started(&run);
+    starter.feed.started(&run, &key());
     assert_eq!(names(&starter.happens(tool())), ["agent tool.start"]);
 
     let mut other = listen(caps);
@@ -211,14 +217,14 @@ fn tool_events_go_to_the_starter_and_by_another_name_to_list_subscribers() {
     assert_eq!(names(&other.happens(tool())), ["session.tool tool.start"]);
 
     let mut without_cap = listen(Caps::default());
-    without_cap.feed.started(&run);
+    without_cap.feed.started(&run, &key());
     assert!(without_cap.happens(tool()).is_empty());
 }
 
 #[test]
 fn nothing_is_remembered_of_a_run_that_has_ended() {
-    let mut heard = listen(Caps::default());
-    heard.feed.started(&RunId::parse("r").unwrap());
+    let mut heard = listen(Caps { session_scoped: false, tool_events: true });
+    heard.feed.started(&RunId::parse("r").unwrap(), &key());
     heard.happens(text("a", "a"));
     heard.happens(report(RunOutcome::TimedOut, "a"));
     let state = heard.feed.lock();
@@ -233,4 +239,67 @@ fn subscriptions_are_bounded() {
     }
     assert_eq!(heard.feed.subscribe(key()), Err(TooMany));
     assert_eq!(heard.feed.subscribe(CanonicalKey::from_stored("agent:main:0")), Ok(()));
+}
+
+#[test]
+fn nothing_is_remembered_of_runs_whose_end_is_not_heard() {
+    let run = RunId::parse("r").unwrap();
+    let remembered = |heard: &Heard| {
+        let state = heard.feed.lock();
+        state.own_runs.len() + state.answers.len()
+    };
+    let no_tools = listen(Caps::default());
+    no_tools.feed.started(&run, &key());
+    assert_eq!(remembered(&no_tools), 0);
+
+    let mut scoped = listen(Caps { session_scoped: true, tool_events: true });
+    scoped.feed.started(&run, &key());
+    assert_eq!(remembered(&scoped), 0);
+    scoped.feed.subscribe(key()).unwrap();
+    scoped.feed.started(&run, &key());
+    scoped.happens(text("a", "a"));
+    assert_eq!(remembered(&scoped), 2);
+    scoped.feed.unsubscribe(&key());
+    assert_eq!(remembered(&scoped), 0);
+
+    let lost = listen(Caps { session_scoped: false, tool_events: true });
+    for n in 0..2 * MAX_RUNS {
+        lost.feed.started(&RunId::parse(&format!("r{n}")).unwrap(), &key());
+    }
+    assert_eq!(remembered(&lost), MAX_RUNS);
+}
+
+#[test]
+fn an_event_is_written_once_for_all_who_hear_it() {
+    let event = Arc::new(SessionEvent {
+        seq: 1,
+        key: key(),
+        agent: "main".into(),
+        generation: GenerationId::parse("g").unwrap(),
+        run: Some((RunId::parse("r").unwrap(), 1)),
+        at: UnixMillis(7),
+        kind: text("Hi", "Hi"),
+        rendered: Rendered::default(),
+    });
+    let (first, second) = (listen(Caps::default()), listen(Caps::default()));
+    first.feed.deliver(&event);
+    let forms = ["agent", "chat"].map(|form| event.rendered.form(form, || panic!("it is written")).unwrap());
+    second.feed.deliver(&event);
+    assert_eq!(forms.map(|form| Arc::strong_count(&form)), [2, 2], "whoever is told keeps a frame, not the form");
+    assert_eq!(first.drain(), second.drain());
+}
+
+#[test]
+fn a_long_answer_is_told_again_only_when_it_has_grown() {
+    let mut heard = listen(Caps::default());
+    let mut answer = String::new();
+    let piece = "x".repeat(16 * 1024);
+    let mut sent = 0;
+    while answer.len() < 8 * LONG_ANSWER {
+        answer.push_str(&piece);
+        sent += deltas(&heard.happens(text(&piece, &answer))).len();
+    }
+    assert!((16..45).contains(&sent), "{sent} of 128");
+    let start_over = heard.happens(text("So", "So"));
+    assert_eq!(deltas(&start_over), [json!(["So", true, "So"])]);
 }
