@@ -60,7 +60,9 @@ pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) -> In
                         gateway.connections.spawn(serve(stream, peer, router.clone(), gateway.clone()));
                     }
                     None => {
-                        tracing::warn!(%address, "too many connections that have not authenticated; refused one");
+                        if let Some(count) = gateway.turned_away.count() {
+                            tracing::warn!(%address, count, "too many connections that have not authenticated; refused one");
+                        }
                         gateway.connections.spawn(refuse(stream));
                     }
                 }
@@ -81,6 +83,14 @@ async fn refuse(mut stream: TcpStream) {
 }
 
 async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gateway>) {
+    let age = tokio::time::sleep_until((peer.accepted_at + gateway.options.timing.handshake).into());
+    let over = async {
+        tokio::select! {
+            // Requests keep it open, but it holds a stranger's place all the time.
+            () = age => {}
+            () = gateway.reached(Phase::Closing) => {}
+        }
+    };
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -96,8 +106,9 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gatew
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
+        // An upgrade completes it as well.
         result = connection.as_mut() => result,
-        () = gateway.reached(Phase::Closing) => {
+        () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -13,6 +12,7 @@ use watertight_engine::Engine;
 
 use crate::limit::{FailedLogins, Strangers};
 use crate::options::ServerOptions;
+use crate::tally::Tally;
 use crate::ws::presence::Roll;
 
 /// How far the server is.
@@ -41,14 +41,23 @@ pub(crate) struct Gateway {
     /// Every connection, until it is closed.
     pub(crate) connections: TaskTracker,
     /// Frames after hello that were not JSON.
-    unreadable_frames: AtomicU64,
+    pub(crate) unreadable_frames: Tally,
+    /// Connections that found no place among the strangers.
+    pub(crate) turned_away: Tally,
+    /// Connections that presented a wrong secret.
+    pub(crate) wrong_secrets: Tally,
     started: Instant,
     phase: watch::Sender<Phase>,
 }
 
 impl Gateway {
     pub(crate) fn new(engine: Engine, options: ServerOptions, address: SocketAddr) -> Arc<Self> {
-        let limits = options.limits;
+        let mut limits = options.limits;
+        if options.behind_tls_proxy {
+            // Every client has the proxy's address: what one did wrong would shut out all.
+            limits.strangers_per_address = limits.strangers;
+            limits.failures = u32::MAX;
+        }
         Arc::new(Self {
             engine,
             address: address.ip(),
@@ -57,7 +66,9 @@ impl Gateway {
             strangers: Strangers::new(limits.strangers_per_address, limits.strangers),
             logins: FailedLogins::new(limits),
             connections: TaskTracker::new(),
-            unreadable_frames: AtomicU64::new(0),
+            unreadable_frames: Tally::default(),
+            turned_away: Tally::default(),
+            wrong_secrets: Tally::default(),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),
             options,
@@ -92,11 +103,6 @@ impl Gateway {
         if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
             tracing::warn!(open = self.connections.len(), "connections did not close in time");
         }
-    }
-
-    /// Counts a frame that was not JSON; the count so far.
-    pub(crate) fn count_unreadable_frame(&self) -> u64 {
-        self.unreadable_frames.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn uptime_ms(&self) -> u64 {

@@ -9,6 +9,7 @@
 //! * [`routes`]: paths, common headers and common refusals.
 //! * [`probe`]: liveness, readiness and start-up probes.
 //! * [`limit`]: who may knock, and how often with a wrong secret.
+//! * [`tally`]: counts for the log that strangers cannot flood.
 //! * [`gateway`]: what all connections share.
 //! * [`ws`]: the OpenClaw WebSocket protocol.
 
@@ -18,6 +19,7 @@ mod limit;
 pub mod options;
 mod probe;
 mod routes;
+mod tally;
 mod ws;
 
 use std::future::Future;

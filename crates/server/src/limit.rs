@@ -131,12 +131,13 @@ impl FailedLogins {
         Ok(())
     }
 
-    /// Notes a wrong secret.
-    pub(crate) fn failed(&self, source: Source, now: Instant) {
+    /// Notes wrong secrets. They are never forgotten before their time: whoever has one secret could else guess at
+    /// another.
+    pub(crate) fn failed(&self, source: Source, secrets: u32, now: Instant) {
         let Limits { failures, failure_window, lockout, .. } = self.limits;
         let mut state = lock(&self.state);
         if !state.is_flooded(now) {
-            state.in_second += 1;
+            state.in_second += secrets;
         }
         let attempts =
             state.sources.entry(source).or_insert(Attempts { window_start: now, count: 0, locked_until: None });
@@ -144,16 +145,11 @@ impl FailedLogins {
             attempts.window_start = now;
             attempts.count = 0;
         }
-        attempts.count += 1;
+        attempts.count = attempts.count.saturating_add(secrets);
         if attempts.count >= failures {
             attempts.locked_until = Some(now + lockout);
             attempts.count = 0;
         }
-    }
-
-    /// Forgets the failures of an address that showed the right secret.
-    pub(crate) fn succeeded(&self, source: Source) {
-        lock(&self.state).sources.remove(&source);
     }
 }
 
@@ -218,10 +214,10 @@ mod tests {
         let (a, b) = (source("127.0.0.1"), source("10.0.0.2"));
         let start = Instant::now();
         for _ in 0..9 {
-            logins.failed(a, start);
+            logins.failed(a, 1, start);
         }
         assert_eq!(logins.check(a, start), Ok(()));
-        logins.failed(a, start);
+        logins.failed(a, 1, start);
         assert_eq!(logins.check(a, start), Err(Locked { retry_after: Duration::from_mins(5) }));
         assert_eq!(logins.check(b, start), Ok(()));
         assert!(logins.check(a, start + Duration::from_secs(299)).is_err());
@@ -229,20 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn old_failures_do_not_add_up_and_success_clears_them() {
+    fn old_failures_do_not_add_up_and_each_secret_counts() {
         let logins = FailedLogins::new(Limits::default());
         let a = source("127.0.0.1");
         let start = Instant::now();
         for minute in 0..20 {
-            logins.failed(a, start + Duration::from_secs(61 * minute));
+            logins.failed(a, 1, start + Duration::from_secs(61 * minute));
         }
-        assert_eq!(logins.check(a, start + Duration::from_secs(2000)), Ok(()));
-        for _ in 0..9 {
-            logins.failed(a, start);
+        let later = start + Duration::from_secs(2000);
+        assert_eq!(logins.check(a, later), Ok(()));
+        for _ in 0..5 {
+            assert_eq!(logins.check(a, later), Ok(()));
+            logins.failed(a, 2, later);
         }
-        logins.succeeded(a);
-        logins.failed(a, start);
-        assert_eq!(logins.check(a, start), Ok(()));
+        assert!(logins.check(a, later).is_err());
     }
 
     #[test]
@@ -250,7 +246,7 @@ mod tests {
         let logins = FailedLogins::new(Limits::default());
         let start = Instant::now();
         for host in 0..FAILURES_PER_SECOND {
-            logins.failed(Source(IpAddr::from([10, 1, (host / 256) as u8, (host % 256) as u8])), start);
+            logins.failed(Source(IpAddr::from([10, 1, (host / 256) as u8, (host % 256) as u8])), 1, start);
         }
         assert!(logins.check(source("10.9.9.9"), start).is_err());
         assert_eq!(logins.check(source("10.9.9.9"), start + Duration::from_secs(1)), Ok(()));

@@ -9,7 +9,8 @@ pub struct ServerOptions {
     pub version: &'static str,
     /// What clients must present; only worded, the engine decides.
     pub auth_mode: AuthMode,
-    /// Whether a proxy in front speaks TLS: then the `Host` header names the proxy, also on loopback.
+    /// Whether a proxy in front speaks TLS: then the `Host` header names the proxy, also on loopback, and all clients
+    /// have its address, so that nothing is counted by address.
     pub behind_tls_proxy: bool,
     /// How long active runs may go on after the shutdown.
     pub drain_grace: Duration,
@@ -67,7 +68,7 @@ impl From<&watertight_config::Auth> for AuthMode {
 /// The clocks of a WebSocket (gateway-ws.md §1.2).
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// From accept to hello.
+    /// From accept to hello. A plain HTTP connection is told to close after the same time.
     pub handshake: Duration,
     /// Between ticks; announced to clients.
     pub tick: Duration,

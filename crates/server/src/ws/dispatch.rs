@@ -74,8 +74,9 @@ impl Dispatcher {
                 }
             }
             Err(BadFrame::NotJson) => {
-                let count = self.gateway.count_unreadable_frame();
-                tracing::warn!(connection = %self.client.conn_id, bytes, count, "a frame is not JSON");
+                if let Some(count) = self.gateway.unreadable_frames.count() {
+                    tracing::warn!(connection = %self.client.conn_id, bytes, count, "a frame is not JSON");
+                }
             }
             Err(BadFrame::OutOfBounds(problem)) => {
                 outbox.refuse("invalid", &ErrorShape::invalid(format!("invalid request frame: {problem}")), None);

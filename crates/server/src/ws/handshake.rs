@@ -149,13 +149,15 @@ async fn authenticate(
             Denial::policy(ErrorShape { retry_after_ms: Some(wait), ..error })
         })?;
     }
-    match try_secrets(&gateway.engine, &secrets, requested).await {
-        Ok(access) => {
-            if !secrets.is_empty() {
-                gateway.logins.succeeded(peer.source());
-            }
-            Ok(access)
+    let (wrong, result) = try_secrets(&gateway.engine, &secrets, requested).await;
+    if wrong > 0 {
+        gateway.logins.failed(peer.source(), wrong, Instant::now());
+        if let Some(count) = gateway.wrong_secrets.count() {
+            tracing::warn!(address = %peer.address, count, "a client presented a wrong secret");
         }
+    }
+    match result {
+        Ok(access) => Ok(access),
         Err(AuthFailure::Unavailable) => {
             let error = ErrorShape::unavailable("The gateway cannot check credentials now. Try again shortly.");
             Err(Denial {
@@ -164,27 +166,28 @@ async fn authenticate(
                 reason: "credentials cannot be checked now".into(),
             })
         }
-        Err(AuthFailure::Mismatch) => {
-            gateway.logins.failed(peer.source(), Instant::now());
-            tracing::warn!(address = %peer.address, "a client presented a wrong secret");
-            Err(Denial::policy(mismatch(gateway.options.auth_mode)))
-        }
+        Err(AuthFailure::Mismatch) => Err(Denial::policy(mismatch(gateway.options.auth_mode))),
         Err(AuthFailure::Missing) => Err(nothing_presented(params)),
     }
 }
 
-/// Tries what the client put into the token field, then what it put into the password field.
-async fn try_secrets(engine: &Engine, secrets: &[&str], requested: VerbSet) -> Result<Access, AuthFailure> {
-    let mut failure = None;
+/// Tries what the client put into the token field, then what it put into the password field. How many were wrong, also
+/// before a right one.
+async fn try_secrets(
+    engine: &Engine,
+    secrets: &[&str],
+    requested: VerbSet,
+) -> (u32, Result<Access, AuthFailure>) {
+    let mut wrong = 0;
     for secret in secrets {
         match engine.authenticate(Presented::Secret(secret), Some(requested)).await {
-            Err(AuthFailure::Mismatch) => failure = Some(AuthFailure::Mismatch),
-            other => return other,
+            Err(AuthFailure::Mismatch) => wrong += 1,
+            other => return (wrong, other),
         }
     }
-    match failure {
-        Some(failure) => Err(failure),
-        None => engine.authenticate(Presented::Nothing, Some(requested)).await,
+    match wrong {
+        0 => (0, engine.authenticate(Presented::Nothing, Some(requested)).await),
+        _ => (wrong, Err(AuthFailure::Mismatch)),
     }
 }
 

@@ -230,3 +230,31 @@ async fn every_presence_list_names_the_health_snapshot_it_goes_with() {
     let presence = client.next_event(|frame| frame["event"] == "presence").await;
     assert!(health.as_u64() > Some(0) && presence["stateVersion"]["health"] == health, "{presence}");
 }
+
+#[tokio::test]
+async fn a_right_secret_does_not_make_up_for_wrong_ones() {
+    let limits = Limits { failures: 3, ..Limits::default() };
+    let server = start(ServerOptions { limits, ..ServerOptions::default() }).await;
+    let wrong = ConnectOptions { extra: json!({"auth": {"token": "nope"}}), ..ConnectOptions::default() };
+    let token = server.token.as_deref().unwrap();
+    let both = json!({"auth": {"token": "nope", "password": token}});
+    for _ in 0..2 {
+        let both = ConnectOptions { extra: both.clone(), ..ConnectOptions::default() };
+        assert!(server.try_client(&both).await.is_ok());
+    }
+    assert_eq!(code(&refused(server.try_client(&wrong).await).0), "AUTH_TOKEN_MISMATCH");
+    let (error, _) = refused(server.try_client(&ConnectOptions::default()).await);
+    assert_eq!(code(&error), "AUTH_RATE_LIMITED");
+}
+
+#[tokio::test]
+async fn behind_a_proxy_nobody_is_locked_out_for_what_another_did() {
+    let limits = Limits { failures: 2, strangers_per_address: 1, ..Limits::default() };
+    let server = start(ServerOptions { limits, behind_tls_proxy: true, ..ServerOptions::default() }).await;
+    let _waiting = GatewayClient::open(&server.url(), &[]).await.unwrap();
+    let wrong = ConnectOptions { extra: json!({"auth": {"token": "nope"}}), ..ConnectOptions::default() };
+    for _ in 0..5 {
+        assert_eq!(code(&refused(server.try_client(&wrong).await).0), "AUTH_TOKEN_MISMATCH");
+    }
+    assert!(server.try_client(&ConnectOptions::default()).await.is_ok());
+}

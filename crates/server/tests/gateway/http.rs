@@ -1,9 +1,11 @@
 //! Paths, common headers, and what is refused before a socket opens.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use watertight_server::ServerOptions;
-use watertight_server::options::Limits;
+use watertight_server::options::{Limits, Timing};
 
 use super::{Running, start};
 
@@ -177,4 +179,21 @@ async fn an_address_may_hold_only_so_many_connections_that_have_not_authenticate
     let length = answer.rsplit("\r\n\r\n").next().unwrap().len();
     assert!(answer.contains(&format!("Content-Length: {length}\r\n")), "{answer}");
     assert!(believed.request("health", serde_json::json!({})).await.is_ok(), "who is let in takes no place");
+}
+
+#[tokio::test]
+async fn requests_do_not_keep_a_strangers_connection_open_for_ever() {
+    let timing = Timing { handshake: Duration::from_millis(200), ..Timing::default() };
+    let server = start(ServerOptions { timing, ..ServerOptions::default() }).await;
+    let socket = TcpStream::connect(server.address).await.expect("it listens");
+    let (mut read, mut write) = socket.into_split();
+    let asking = tokio::spawn(async move {
+        while write.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut some = [0; 4096];
+    while matches!(read.read(&mut some).await, Ok(read) if read > 0) {}
+    drop(read);
+    asking.await.expect("the socket is closed");
 }
