@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use serde_json::{Map, json};
 
+use crate::visible::visible;
+
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -40,7 +42,7 @@ impl Failure {
             // Nothing is left to do for a reader that has gone.
             let _ = writeln!(std::io::stdout(), "{:#}", serde_json::Value::Object(object));
         }
-        let _ = writeln!(std::io::stderr(), "Error: {}", self.message);
+        let _ = writeln!(std::io::stderr(), "Error: {}", visible(&self.message));
         ExitCode::from(self.exit)
     }
 }

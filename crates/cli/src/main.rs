@@ -7,6 +7,7 @@
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
 //! * [`memory`]: keeps secrets out of core dumps.
+//! * [`visible`]: text that is safe to show.
 //! * [`signals`], [`logging`].
 
 mod agent;
@@ -18,6 +19,7 @@ mod logging;
 mod memory;
 mod serve;
 mod signals;
+mod visible;
 
 use std::process::ExitCode;
 

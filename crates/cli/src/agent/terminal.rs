@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::agent::turn::Verbose;
 use crate::failure::Failure;
+use crate::visible::visible;
 
 /// The user's side of a turn.
 pub(crate) struct Terminal {
@@ -183,20 +184,5 @@ impl Terminal {
         {
             self.broken.get_or_insert(error);
         }
-    }
-}
-
-/// `text` without what a terminal would obey: a model must not move the cursor or set the window's title.
-fn visible(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_never_obeys_the_model() {
-        assert_eq!(visible("a\u{1b}]0;title\u{7}b\tc\n\u{9b}2J"), "a]0;titleb\tc\n2J");
     }
 }

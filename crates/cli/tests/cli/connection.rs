@@ -41,6 +41,13 @@ async fn a_gateway_that_refuses_the_credential_is_not_replaced() {
 }
 
 #[tokio::test]
+async fn what_a_gateway_says_cannot_move_the_cursor() {
+    let gateway = FakeGateway::start([Visit::Refused("no\u{1b}]0;pwned\u{7}\u{1b}[2J\u{202e}")]).await;
+    let ran = run(&gateway.setup(), &["agent", "-m", "hi"]).await;
+    ran.refused(&format!("The gateway at ws://{} refused the connection: no]0;pwned[2J", gateway.address));
+}
+
+#[tokio::test]
 async fn a_handshake_that_is_closed_without_a_reason_is_tried_again() {
     let visits = [Visit::ClosedAtOnce, Visit::Served(vec![Step::Accept, said("there")])];
     let gateway = FakeGateway::start(visits).await;
