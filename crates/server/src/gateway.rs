@@ -96,10 +96,11 @@ impl Gateway {
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// Completes when every connection is gone, or has had more time than closing takes.
+    /// Completes when every connection is gone, or has had more time than its last answers, its last frames and the
+    /// other side's close may take.
     pub(crate) async fn connections_closed(&self) {
         self.connections.close();
-        let patience = self.options.timing.close_grace + Duration::from_secs(2);
+        let patience = self.options.timing.close_grace * 3 + Duration::from_secs(1);
         if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
             tracing::warn!(open = self.connections.len(), "connections did not close in time");
         }

@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use watertight_core::grant::Verb;
@@ -31,8 +31,8 @@ use super::gate::{Gate, Gated};
 use super::handshake::{self, Refusal, Welcome};
 use super::origin::Page;
 use super::outbox::{HARD_LIMIT, Need, Outbox, close_frame};
-use super::writer::{Broken, Writer};
 use super::presence::{self, Circle, Line};
+use super::writer::{Broken, Writer};
 use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, system, view};
 use crate::accept::Peer;
 use crate::gateway::{Gateway, Phase, now};
@@ -329,6 +329,8 @@ impl Session<'_> {
                 biased;
                 () = outbox.ended() => return Read::Closing,
                 () = &mut closing => {
+                    // The last runs have just ended: what is still to be answered about them goes out first.
+                    let _ = tokio::time::timeout(timing.close_grace, self.dispatcher.answered()).await;
                     outbox.event("shutdown", &Shutdown { reason: "gateway stopping" }, Need::Required);
                     outbox.close(close::RESTART, "service restart");
                     return Read::Closing;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_util::task::TaskTracker;
 use watertight_core::ErrorCode;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::frame::{self, BadFrame, Request};
@@ -42,6 +43,8 @@ pub(crate) struct Dispatcher {
     bytes: Arc<Semaphore>,
     workers: Workers,
     waiting: Arc<Semaphore>,
+    /// Requests that are not answered yet.
+    open: TaskTracker,
     lanes: Vec<Arc<Mutex<()>>>,
     hasher: RandomState,
 }
@@ -57,6 +60,7 @@ impl Dispatcher {
             starts: Arc::new(Semaphore::new(MAX_STARTS)),
             bytes: Arc::new(Semaphore::new(MAX_START_BYTES)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            open: TaskTracker::new(),
             lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
             hasher: RandomState::new(),
         }
@@ -88,6 +92,12 @@ impl Dispatcher {
         }
     }
 
+    /// Completes when every request is answered, if no more come.
+    pub(crate) async fn answered(&self) {
+        self.open.close();
+        self.open.wait().await;
+    }
+
     async fn request(&self, request: Request, bytes: usize) -> Result<(), ErrorShape> {
         let method = find(&request.method)?;
         method.authorization.check(self.client.access.verbs())?;
@@ -103,7 +113,7 @@ impl Dispatcher {
             start: Start::default(),
         };
         let workers = self.workers.clone();
-        self.gateway.connections.spawn(async move {
+        self.gateway.connections.spawn(self.open.track_future(async move {
             let turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,
@@ -111,7 +121,7 @@ impl Dispatcher {
             permits.extend(workers.begin().await);
             answer(method, Call { start: Start::new(permits, turn), ..call }).await;
             drop(waiting);
-        });
+        }));
         Ok(())
     }
 
@@ -125,13 +135,30 @@ impl Dispatcher {
         }
     }
 
+    /// The session that parameters name, in one spelling. A session named by nothing but a transcript's id has to be
+    /// looked up first, so its requests keep their order only among those that name it so.
+    fn session(&self, name: &Name<'_>) -> String {
+        let (engine, access) = (&self.gateway.engine, &self.client.access);
+        let given =
+            |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| !text.trim().is_empty()).map(str::to_owned);
+        let agent = given(&name.agent_id);
+        let key = given(&name.session_key).or_else(|| given(&name.key));
+        let resolved = match (&key, given(&name.session_id)) {
+            (Some(key), _) => engine.resolve_key(access, key, agent.as_deref()),
+            (None, Some(id)) => return id,
+            (None, None) => engine.main_key(access, agent.as_deref()),
+        };
+        // A name that means nothing is refused later.
+        resolved.map_or_else(|_| key.unwrap_or_default(), |key| key.to_string())
+    }
+
     /// A place in the queue of the session the parameters name, taken now and waited for later.
     async fn turn(&self, method: &Method, params: Option<&RawValue>) -> Option<Turn> {
         if method.order == Order::Free {
             return None;
         }
         let name: Name<'_> = params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
-        let lane = self.hasher.hash_one(name.session_key.or(name.key)) as usize % LANES;
+        let lane = self.hasher.hash_one(self.session(&name)) as usize % LANES;
         let mut turn: Turn = Box::pin(self.lanes[lane].clone().lock_owned());
         match poll!(&mut turn) {
             // The lock queues in the order of first polls, which is the order of frames.
@@ -170,6 +197,10 @@ struct Name<'a> {
     session_key: Option<Cow<'a, str>>,
     #[serde(borrow)]
     key: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "agentId")]
+    agent_id: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "sessionId")]
+    session_id: Option<Cow<'a, str>>,
 }
 
 fn find(name: &str) -> Result<&'static Method, ErrorShape> {

@@ -173,11 +173,7 @@ async fn authenticate(
 
 /// Tries what the client put into the token field, then what it put into the password field. How many were wrong, also
 /// before a right one.
-async fn try_secrets(
-    engine: &Engine,
-    secrets: &[&str],
-    requested: VerbSet,
-) -> (u32, Result<Access, AuthFailure>) {
+async fn try_secrets(engine: &Engine, secrets: &[&str], requested: VerbSet) -> (u32, Result<Access, AuthFailure>) {
     let mut wrong = 0;
     for secret in secrets {
         match engine.authenticate(Presented::Secret(secret), Some(requested)).await {

@@ -95,6 +95,28 @@ async fn a_shutdown_lets_runs_end_refuses_newcomers_and_closes_with_1012() {
     (&mut server.server).await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_run_is_answered_for_before_a_shutdown_closes_the_connection() {
+    let mut server = start(ServerOptions { drain_grace: Duration::ZERO, ..ServerOptions::default() }).await;
+    let client = server.client().await;
+    let mut runs = Vec::new();
+    for n in 0..40 {
+        let params = json!({
+            "message": "/echo hang", "sessionKey": format!("agent:main:s{n}"), "idempotencyKey": format!("r{n}"),
+        });
+        runs.push(client.send("agent", Some(params)).await);
+    }
+    for run in &mut runs {
+        assert_eq!(run.next().await.unwrap()["payload"]["status"], "accepted");
+    }
+    server.stop.cancel();
+    for run in &mut runs {
+        assert!(run.next().await.is_some_and(|last| last["payload"]["runId"].is_string()), "an answer is lost");
+    }
+    assert_eq!(client.closed().await.code, Some(1012));
+    (&mut server.server).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_frame_that_is_no_text_closes_with_1003_and_a_huge_one_with_1009() {
     let server = start(ServerOptions::default()).await;

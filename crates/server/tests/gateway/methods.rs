@@ -356,3 +356,25 @@ async fn requests_that_wait_for_a_change_of_generation_hold_nothing_else_up() {
         assert_eq!(aborted["aborted"], true, "{aborted}");
     }
 }
+
+#[tokio::test]
+async fn the_order_of_a_session_holds_whatever_it_is_called() {
+    let server = start(ServerOptions::default()).await;
+    let client = server.client().await;
+    let names = ["line", "agent:main:line", "Agent:Main:line"];
+    let mut answers = Vec::new();
+    for n in 0..24 {
+        let params = message(names[n % names.len()], &format!("number {n}"), &format!("r{n}"));
+        answers.push(client.send("chat.send", Some(params)).await);
+    }
+    for (n, answer) in answers.iter_mut().enumerate() {
+        let answer = answer.next().await.unwrap();
+        assert_eq!(answer["payload"]["status"], "started", "{n}: {answer}");
+    }
+    client.next_payload("chat", |chat| chat["runId"] == "r23" && chat["state"] == "final").await;
+    let history = client.request("chat.history", json!({"sessionKey": "line"})).await.unwrap();
+    let messages = history["messages"].as_array().unwrap().iter();
+    let users: Vec<&Value> = messages.filter(|m| m["role"] == "user").map(|m| &m["content"]).collect();
+    let expected: Vec<Value> = (0..24).map(|n| json!(format!("number {n}"))).collect();
+    assert_eq!(users, expected.iter().collect::<Vec<_>>());
+}
