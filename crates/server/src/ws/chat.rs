@@ -1,6 +1,7 @@
 //! `chat.*` (gateway-ws.md §2.1).
 
-use watertight_core::ids::{GenerationId, RunId};
+use uuid::Uuid;
+use watertight_core::ids::{EntryId, GenerationId, RunId};
 use watertight_core::run::RunOptions;
 use watertight_core::transcript::Block;
 use watertight_engine::EngineError;
@@ -136,7 +137,7 @@ pub(crate) async fn startup(mut call: Call) -> Outcome {
     }
 }
 
-async fn page(call: &Call, params: ChatHistoryParams, agents: Option<AgentsList>) -> Outcome {
+async fn page(call: &Call, mut params: ChatHistoryParams, agents: Option<AgentsList>) -> Outcome {
     if params.session_id.is_some() && params.message_id.is_none() {
         return Err(Failure::invalid("sessionId requires messageId"));
     }
@@ -147,17 +148,49 @@ async fn page(call: &Call, params: ChatHistoryParams, agents: Option<AgentsList>
         return Answer::of(&HistoryReset::RESET);
     }
     let limit = usize::try_from(params.max_bytes.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    let query = HistoryQuery {
+    if let Some(id) = &params.session_id {
+        let session = call.gateway.engine.describe(call.access(), &target).await?;
+        let live = session.as_ref().and_then(|session| session.generation.as_ref());
+        if live.map(GenerationId::as_str) != Some(id) {
+            return Err(Failure::invalid("sessionId does not belong to sessionKey"));
+        }
+    }
+    let mut query = HistoryQuery {
         limit: params.limit.unwrap_or(DEFAULT_LIMIT),
         offset: params.offset.unwrap_or(0),
         max_bytes: limit.min(MAX_PAGE_BYTES),
     };
-    let history = call.gateway.engine.history(call.access(), &target, query).await?;
-    let live = history.session.generation.as_ref().map(GenerationId::as_str);
-    if params.session_id.is_some() && params.session_id.as_deref() != live {
-        return Err(Failure::invalid("sessionId does not belong to sessionKey"));
-    }
+    let history = match &params.message_id {
+        None => call.gateway.engine.history(call.access(), &target, query).await?,
+        Some(id) => {
+            let history = around(call, &target, &mut query, id).await?;
+            params.offset = Some(query.offset);
+            history
+        }
+    };
     Answer::of(&page_of(history, params.session_key, params.offset, params.max_chars, agents))
+}
+
+/// The page of the live transcript that has the message in its middle, or at its end where the bytes do not suffice.
+async fn around(call: &Call, target: &Target, query: &mut HistoryQuery, id: &str) -> Result<History, Failure> {
+    let missing = || {
+        let shown: String = id.chars().filter(|c| !c.is_control()).take(64).collect();
+        Failure::invalid(format!("No message {shown} in this session's current transcript"))
+    };
+    let engine = &call.gateway.engine;
+    let wanted = EntryId::from_bytes(Uuid::parse_str(id).map_err(|_| missing())?.into_bytes());
+    let seq = engine.entry(call.access(), target, wanted).await?.ok_or_else(missing)?.message_seq;
+    let newest = HistoryQuery { limit: 1, offset: 0, ..query.clone() };
+    let newer = engine.history(call.access(), target, newest).await?.total.saturating_sub(seq);
+    for offset in [newer.saturating_sub(query.limit / 2), newer] {
+        query.offset = offset;
+        let history = engine.history(call.access(), target, query.clone()).await?;
+        if history.entries.iter().any(|entry| entry.id == wanted) {
+            return Ok(history);
+        }
+    }
+    // It belongs to a former transcript.
+    Err(missing())
 }
 
 fn page_of(

@@ -378,3 +378,24 @@ async fn the_order_of_a_session_holds_whatever_it_is_called() {
     let expected: Vec<Value> = (0..24).map(|n| json!(format!("number {n}"))).collect();
     assert_eq!(users, expected.iter().collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn history_pages_around_a_message() {
+    let server = start(ServerOptions::default()).await;
+    let client = server.client().await;
+    for n in 0..5 {
+        chat(&client, "main", &format!("number {n}"), &format!("r{n}")).await;
+    }
+    let history = async |params: Value| client.request("chat.history", params).await;
+    let all = history(json!({"sessionKey": "main"})).await.unwrap();
+    let third = all["messages"][4]["__openclaw"]["id"].clone();
+    let page = history(json!({"sessionKey": "main", "messageId": third, "limit": 4})).await.unwrap();
+    let numbers: Vec<&Value> =
+        page["messages"].as_array().unwrap().iter().map(|message| &message["__openclaw"]["seq"]).collect();
+    assert_eq!(numbers, [4, 5, 6, 7]);
+    assert_eq!((&page["offset"], &page["nextOffset"], &page["hasMore"]), (&json!(3), &json!(7), &json!(true)));
+    for unknown in ["nope", "00000000-0000-4000-8000-000000000000"] {
+        let error = history(json!({"sessionKey": "main", "messageId": unknown})).await.unwrap_err();
+        assert!(error["message"].as_str().unwrap().starts_with(&format!("No message {unknown}")), "{error}");
+    }
+}
