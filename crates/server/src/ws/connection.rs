@@ -39,6 +39,11 @@ use crate::gateway::{Gateway, Phase, now};
 
 pub(super) type Socket = WebSocketStream<Gated<TokioIo<Upgraded>>>;
 
+/// What a connection keeps for reading also while nothing comes, in bytes.
+const READ_BUFFER: usize = 4 * 1024;
+/// Small frames that leave together, in bytes. The library never gives back what the largest batch took.
+const WRITE_BUFFER: usize = 4 * 1024;
+
 /// The capability of a client that hears runs only of the sessions it names.
 const SCOPED_EVENTS: &str = "session-scoped-events";
 
@@ -46,7 +51,8 @@ const SCOPED_EVENTS: &str = "session-scoped-events";
 pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: TokioIo<Upgraded>) {
     let gate = Gate::default();
     let config = WebSocketConfig::default()
-        .read_buffer_size(32 * 1024)
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
         .max_frame_size(Some(MAX_FRAME_BYTES))
         .max_message_size(Some(MAX_FRAME_BYTES));
     let mut socket = WebSocketStream::from_raw_socket(gate.guard(io), Role::Server, Some(config)).await;
@@ -451,7 +457,8 @@ async fn finish(mut socket: Socket, end: End, grace: Duration) {
         }
         let io = socket.get_mut().inner_mut();
         let _ = io.shutdown().await;
-        let mut rest = [0; 4096];
+        // On the heap: this future is part of every connection's task.
+        let mut rest = vec![0; 4096];
         while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
     };
     let _ = tokio::time::timeout(grace, farewell).await;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::poll;
 use serde::Deserialize;
@@ -45,7 +45,8 @@ pub(crate) struct Dispatcher {
     waiting: Arc<Semaphore>,
     /// Requests that are not answered yet.
     open: TaskTracker,
-    lanes: Vec<Arc<Mutex<()>>>,
+    /// Made for the first request that needs one: most connections only listen.
+    lanes: OnceLock<Vec<Arc<Mutex<()>>>>,
     hasher: RandomState,
 }
 
@@ -61,7 +62,7 @@ impl Dispatcher {
             bytes: Arc::new(Semaphore::new(MAX_START_BYTES)),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             open: TaskTracker::new(),
-            lanes: std::iter::repeat_with(Arc::default).take(LANES).collect(),
+            lanes: OnceLock::new(),
             hasher: RandomState::new(),
         }
     }
@@ -159,7 +160,8 @@ impl Dispatcher {
         }
         let name: Name<'_> = params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default();
         let lane = self.hasher.hash_one(self.session(&name)) as usize % LANES;
-        let mut turn: Turn = Box::pin(self.lanes[lane].clone().lock_owned());
+        let lanes = self.lanes.get_or_init(|| std::iter::repeat_with(Arc::default).take(LANES).collect());
+        let mut turn: Turn = Box::pin(lanes[lane].clone().lock_owned());
         match poll!(&mut turn) {
             // The lock queues in the order of first polls, which is the order of frames.
             std::task::Poll::Pending => Some(turn),

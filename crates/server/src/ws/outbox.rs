@@ -25,6 +25,9 @@ const SOFT_LIMIT: usize = 4 * 1024 * 1024;
 /// Unsent events beyond which the connection closes; unsent responses beyond which no request is read. In bytes.
 pub(crate) const HARD_LIMIT: usize = 8 * 1024 * 1024;
 
+/// Items that an empty queue keeps room for.
+const KEPT: usize = 16;
+
 /// Whether a client can do without an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -233,7 +236,12 @@ impl Outbox {
 
     /// The next item, if one waits.
     pub(crate) fn try_next(&self) -> Option<Item> {
-        self.lock().queue.pop_front()
+        let mut state = self.lock();
+        let next = state.queue.pop_front();
+        if state.queue.is_empty() && state.queue.capacity() > KEPT {
+            state.queue.shrink_to(KEPT);
+        }
+        next
     }
 
     /// These bytes have left.

@@ -45,7 +45,7 @@ pub(crate) struct Circle {
 #[derive(Default)]
 struct List {
     next_id: u64,
-    members: BTreeMap<u64, PresenceEntry>,
+    members: BTreeMap<u64, Arc<PresenceEntry>>,
     /// The list as JSON, until it changes.
     written: Option<Arc<RawValue>>,
 }
@@ -100,6 +100,7 @@ impl Roll {
         if circles.get(&own).is_some_and(|circle| lock(&circle.list).members.len() >= self.per_principal) {
             return None;
         }
+        let entry = Arc::new(entry);
         let places = [(tenant, None), own].map(|whose| {
             let circle = circles.entry(whose).or_insert_with(|| Arc::new(Circle::new(self.gateway.clone()))).clone();
             let id = circle.add(entry.clone());
@@ -133,7 +134,7 @@ impl Circle {
         Self { gateway, list: Mutex::default(), version: watch::Sender::new(1), health_version: AtomicU64::new(0) }
     }
 
-    fn add(&self, entry: PresenceEntry) -> u64 {
+    fn add(&self, entry: Arc<PresenceEntry>) -> u64 {
         let mut list = lock(&self.list);
         let id = list.next_id;
         list.next_id += 1;
@@ -157,7 +158,8 @@ impl Circle {
     }
 
     fn collect(&self, list: &List) -> Vec<PresenceEntry> {
-        let mut entries: Vec<PresenceEntry> = list.members.values().rev().take(MAX_LISTED).cloned().collect();
+        let mut entries: Vec<PresenceEntry> =
+            list.members.values().rev().take(MAX_LISTED).map(|entry| PresenceEntry::clone(entry)).collect();
         entries.push(self.gateway.clone());
         entries.reverse();
         entries

@@ -46,7 +46,7 @@ pub(crate) async fn status(mut call: Call) -> Outcome {
     Answer::of(&status)
 }
 
-pub(crate) async fn presence(call: Call) -> Outcome {
+pub(crate) fn presence(call: &Call) -> Outcome {
     // Upstream takes any parameters here.
     Answer::of(&call.client.circle.list())
 }
