@@ -60,11 +60,13 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: Tok
     let conn_id = Uuid::new_v4();
     let deadline = Instant::from_std(peer.accepted_at) + gateway.options.timing.handshake;
 
-    let entered = tokio::time::timeout_at(deadline, enter(&gateway, &peer, page, &gate, conn_id, &mut socket)).await;
+    // On the heap, as every other part that is over soon: what a connection's task takes, it takes to its end.
+    let entering = Box::pin(enter(&gateway, &peer, page, &gate, conn_id, &mut socket));
+    let entered = tokio::time::timeout_at(deadline, entering).await;
     let (client, line, greeting, welcome) = match entered {
         Ok(Ok(entered)) => entered,
-        Ok(Err(end)) => return finish(socket, end, grace).await,
-        Err(_) => return finish(socket, End::Silent, grace).await,
+        Ok(Err(end)) => return Box::pin(finish(socket, end, grace)).await,
+        Err(_) => return Box::pin(finish(socket, End::Silent, grace)).await,
     };
     // Believed from here on: no longer a stranger.
     gate.open();
@@ -72,7 +74,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: Tok
     let socket = converse(&gateway, client, greeting, &welcome, &gate, socket).await;
     drop(line);
     if let Some(socket) = socket {
-        finish(socket, End::Gone, grace).await;
+        Box::pin(finish(socket, End::Gone, grace)).await;
     }
 }
 
@@ -107,7 +109,7 @@ async fn enter<'a>(
     gate: &Gate,
     conn_id: Uuid,
     socket: &mut Socket,
-) -> Result<(Arc<Client>, Line<'a>, Greeting, Welcome), End> {
+) -> Result<(Arc<Client>, Line<'a>, Box<Greeting>, Box<Welcome>), End> {
     let nonce = Uuid::new_v4().to_string();
     let challenge = Event::unnumbered("connect.challenge", Challenge { nonce: &nonce, ts: now().0 });
     send(socket, &challenge).await?;
@@ -156,7 +158,7 @@ async fn enter<'a>(
         listener: OnceLock::new(),
         gone: CancellationToken::new(),
     };
-    Ok((Arc::new(client), line, greeting, welcome))
+    Ok((Arc::new(client), line, Box::new(greeting), Box::new(welcome)))
 }
 
 async fn send(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<(), End> {
@@ -220,7 +222,7 @@ async fn greet(gateway: &Gateway, circle: &Circle, welcome: &Welcome, conn_id: U
 async fn converse(
     gateway: &Arc<Gateway>,
     client: Arc<Client>,
-    greeting: Greeting,
+    greeting: Box<Greeting>,
     welcome: &Welcome,
     gate: &Gate,
     socket: Socket,
@@ -383,7 +385,7 @@ impl Session<'_> {
     async fn message(&self, message: Message) -> Option<Read> {
         match message {
             Message::Text(text) => {
-                self.dispatcher.frame(text).await;
+                Box::pin(self.dispatcher.frame(text)).await;
                 None
             }
             Message::Binary(_) => {
