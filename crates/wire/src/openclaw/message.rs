@@ -333,7 +333,8 @@ mod tests {
     fn a_picture_is_told_of_without_its_data() {
         for (data, bytes) in [("", 0), ("aGk=", 2), ("aGkh", 3), ("aGkhIQ==", 4)] {
             let block = Block::Image { mime_type: "image/png".into(), data: data.into() };
-            let expected = serde_json::json!({"type": "image", "mimeType": "image/png", "omitted": true, "bytes": bytes});
+            let expected =
+                serde_json::json!({"type": "image", "mimeType": "image/png", "omitted": true, "bytes": bytes});
             assert_eq!(serde_json::to_value(WireBlock::from(&block)).unwrap(), expected);
         }
     }
