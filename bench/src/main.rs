@@ -45,6 +45,8 @@ fn main() -> Result<()> {
         None => std::env::current_exe()?.with_file_name("watertight"),
     };
     anyhow::ensure!(binary.exists(), "{} does not exist; build it with: cargo build --release", binary.display());
+    // The program is started in a directory of its own.
+    let binary = std::path::absolute(&binary)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let report = runtime.block_on(turns::measure(&binary, &options))?;
     if options.json {
