@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use watertight_engine::Engine;
 
 pub use options::ServerOptions;
+pub use ws::view::ended as ended_run;
 
 use gateway::{Gateway, Phase};
 

@@ -39,7 +39,7 @@ pub(crate) mod presence;
 mod sessions;
 mod system;
 pub(crate) mod upgrade;
-mod view;
+pub(crate) mod view;
 mod writer;
 
 use watertight_wire::openclaw::hello::AttachmentPolicy;

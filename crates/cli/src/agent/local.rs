@@ -18,7 +18,7 @@ use watertight_engine::report::RunReport;
 use watertight_engine::request::{GenerationChoice, Selector, Target, TurnRequest};
 use watertight_engine::state_dir::{Holder, OpenError, StateDir};
 use watertight_engine::{Engine, EngineError};
-use watertight_wire::openclaw::agent::{AgentFinal, EndedRun};
+use watertight_wire::openclaw::agent::AgentFinal;
 
 use crate::agent::stopped;
 use crate::agent::terminal::{Reply, Terminal};
@@ -169,18 +169,7 @@ async fn target(engine: &Engine, access: &Access, turn: &Turn) -> Result<(Canoni
 
 /// The same answer a gateway gives, of which `--json` shows the inner object alone (sessions.md §2.7).
 fn finish(report: &RunReport, circumstance: &Circumstance, terminal: &mut Terminal) -> Result<ExitCode, Failure> {
-    let run = EndedRun {
-        run: &report.run,
-        key: &report.key,
-        generation: &report.generation,
-        outcome: &report.outcome,
-        text: &report.text,
-        model: report.model.as_ref(),
-        usage: report.usage,
-        last_usage: report.last_usage,
-        started_at: report.started_at,
-        ended_at: report.ended_at,
-    };
+    let run = watertight_server::ended_run(report);
     let answer = serde_json::to_value(AgentFinal::new(run)).map_err(Failure::new)?;
     if answer["status"] == "error" {
         terminal.end_line();

@@ -49,8 +49,8 @@ pub(crate) fn agents(engine: &Engine) -> AgentsList {
     AgentsList::new(default_agent(engine), engine.agents().into_iter().map(|agent| (agent.id, agent.model)))
 }
 
-/// A run that has ended.
-pub(crate) fn ended(report: &RunReport) -> EndedRun<'_> {
+/// A run that has ended, in the words of the wire. Whoever runs turns without a gateway answers by the same.
+pub fn ended(report: &RunReport) -> EndedRun<'_> {
     EndedRun {
         run: &report.run,
         key: &report.key,
