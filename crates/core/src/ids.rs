@@ -66,7 +66,7 @@ random_id! {
     PrincipalId
 }
 random_id! {
-    /// The internal name of a session: random, made by us, never shown on a wire.
+    /// The internal name of a session: random, made by us, shown in receipts only. No request names a session by it.
     SessionId
 }
 random_id! {

@@ -14,6 +14,7 @@
 //! * [`transcript`]: entries, blocks, tool calls, usage, provenance.
 //! * [`run`]: one input and everything done to answer it; states and outcomes.
 //! * [`turn`]: the turn state machine.
+//! * [`receipt`]: what a client keeps to prove that an entry is still there.
 //! * [`error`]: stable error codes.
 
 pub mod error;
@@ -21,6 +22,7 @@ pub mod grant;
 pub mod ids;
 pub mod key;
 pub mod principal;
+pub mod receipt;
 pub mod run;
 pub mod scope;
 pub mod session;
@@ -28,4 +30,5 @@ pub mod transcript;
 pub mod turn;
 
 pub use error::ErrorCode;
+pub use receipt::Receipt;
 pub use scope::{Caller, Denied, KeyPermit, SessionScope, Steward};

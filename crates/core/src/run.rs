@@ -86,6 +86,21 @@ pub enum FailureKind {
     Unknown,
 }
 
+/// What becomes of an input whose session is at work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueuePolicy {
+    /// It waits for its turn.
+    #[default]
+    Queue,
+    /// The active run is aborted and this one goes next.
+    Interrupt,
+    /// It is refused.
+    Reject,
+    /// The active run takes it up before its next model call; where it makes none, it waits for its turn.
+    Steer,
+}
+
 /// What a caller asked of a run beyond the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -98,6 +113,8 @@ pub struct RunOptions {
     pub timeout_ms: Option<u64>,
     /// Thinking level, passed to the provider as `reasoning_effort`.
     pub thinking: Option<String>,
+    /// What becomes of it when the session is at work.
+    pub queue: QueuePolicy,
 }
 
 /// A run as the store holds it. Only the store's row decoding makes one.
@@ -135,6 +152,8 @@ pub struct RunColumns {
     pub ended_at: Option<UnixMillis>,
     /// How it ended.
     pub outcome: Option<RunOutcome>,
+    /// How often a later process started it anew.
+    pub restarts: u32,
 }
 
 impl RunRecord {

@@ -8,6 +8,7 @@ use crate::grant::{Grants, Verb, VerbSet};
 use crate::ids::{AuthEpoch, GenerationId, GenerationNo, Lifecycle, PrincipalId, SessionId, TenantId, UnixMillis};
 use crate::key::CanonicalKey;
 use crate::principal::{CredentialRecord, Principal, PrincipalKind, Proof};
+use crate::run::RunRecord;
 use crate::session::SessionRecord;
 
 /// Why authority was refused. Deliberately coarse: it never says whether something exists.
@@ -227,6 +228,28 @@ impl SessionScope {
         }
         authorize(permit, record)
     }
+}
+
+/// What a run that a later process takes up needs: to read its session's transcript and to go on writing it.
+const RUN_VERBS: [Verb; 2] = [Verb::Read, Verb::Write];
+
+/// Binds a run that a former process left open to its session anew, under what its principal may do now (isolation.md
+/// C5). Refused when the principal may no longer write there. The scope holds no verb that a run does not need.
+pub fn readmit(
+    _steward: &Steward,
+    run: &RunRecord,
+    session: &SessionRecord,
+    principal: Principal,
+    grants: &Grants,
+    auth_epoch: AuthEpoch,
+    now: UnixMillis,
+) -> Result<SessionScope, Denied> {
+    let ceiling = RUN_VERBS.into_iter().collect();
+    let caller = Caller { principal, ceiling, auth_epoch };
+    if run.principal != principal.id || run.session != session.id() || run.generation != session.generation_no() {
+        return Err(Denied::NotPermitted);
+    }
+    authorize(admit(&caller, grants, Verb::Write, session.key(), now)?, session)
 }
 
 /// Housekeeping authority: bootstrap, recovery lists, chain verification, sweeps, rotation. Yields no plaintext.
