@@ -95,6 +95,8 @@ impl Hub {
     pub(crate) fn listen(self: &Arc<Self>, access: Access, interest: Interest, sink: Arc<dyn EventSink>) -> Listener {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let tenant_id = access.tenant();
+        #[cfg(watertight_leak)]
+        crate::deliberate_leak::remember(tenant_id, &sink);
         let seat = Arc::new(Seat {
             id,
             access,
@@ -158,6 +160,8 @@ impl Stops {
 impl Bus {
     /// Delivers the event to everybody on the bus who may read the session now: a grant may have ended since they met.
     pub(crate) fn publish(&self, event: &Arc<SessionEvent>) {
+        #[cfg(watertight_leak)]
+        crate::deliberate_leak::stray(self.tenant, event);
         // No lock is held across a sink.
         let seats: Vec<Arc<Seat>> = lock(&self.stops.seats).values().cloned().collect();
         for seat in seats {

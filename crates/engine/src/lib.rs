@@ -29,6 +29,8 @@ mod actor;
 pub mod admission;
 mod catalog;
 pub mod clock;
+#[cfg(watertight_leak)]
+mod deliberate_leak;
 pub mod engine;
 pub mod error;
 pub mod event;

@@ -41,7 +41,10 @@ pub(crate) fn messages(entries: &[Arc<Entry>], input: EntryId) -> Option<Vec<Mes
         let Some(rest) = left.checked_sub(bytes_of(&groups[first - 1])) else { break };
         (left, first) = (rest, first - 1);
     }
-    Some(groups[first..=own].iter().flatten().map(|entry| entry.body.message.clone()).collect())
+    let messages: Vec<Message> = groups[first..=own].iter().flatten().map(|entry| entry.body.message.clone()).collect();
+    #[cfg(watertight_leak)]
+    let messages = crate::deliberate_leak::mixed(messages);
+    Some(messages)
 }
 
 fn bytes_of(group: &[&Entry]) -> usize {
