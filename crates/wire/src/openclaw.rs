@@ -16,11 +16,13 @@
 //! * [`message`]: a transcript entry as clients see it.
 //! * [`chat`], [`agent`]: what happens in a run.
 //! * [`reply`]: the answers of the methods.
+//! * [`cursor`]: how far a client has read.
 
 pub mod agent;
 pub mod bounds;
 pub mod chat;
 pub mod connect;
+pub mod cursor;
 pub mod failure;
 pub mod frame;
 pub mod hello;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use watertight_core::Receipt;
 use watertight_core::ids::{GenerationId, RunId, UnixMillis};
 use watertight_core::key::CanonicalKey;
 use watertight_core::run::RunOutcome;
@@ -102,6 +103,9 @@ pub enum Lifecycle<'a> {
         status: Option<&'static str>,
         /// What it said last.
         terminal_reply: TerminalReply<'a>,
+        /// Ours: where its session ended right after it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        receipt: Option<Receipt>,
     },
     /// It failed.
     Error {
@@ -109,6 +113,9 @@ pub enum Lifecycle<'a> {
         error: &'a str,
         /// When it ended.
         ended_at: i64,
+        /// Ours: where its session ended right after it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        receipt: Option<Receipt>,
     },
 }
 
@@ -189,6 +196,8 @@ pub struct EndedRun<'a> {
     pub started_at: UnixMillis,
     /// When it ended.
     pub ended_at: UnixMillis,
+    /// Where its session ended right after it.
+    pub receipt: Option<Receipt>,
 }
 
 impl<'a> EndedRun<'a> {
@@ -314,6 +323,12 @@ pub struct AgentAccepted<'a> {
     pub status: &'static str,
     /// When the input became durable.
     pub accepted_at: i64,
+    /// Whether another run was aborted for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted_active_run: bool,
+    /// Ours: proves later that the input is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
 }
 
 /// The last response of `agent`.
@@ -327,6 +342,8 @@ pub struct AgentFinal<'a> {
     stop_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<AgentResult>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
 }
 
 impl<'a> AgentFinal<'a> {
@@ -338,7 +355,7 @@ impl<'a> AgentFinal<'a> {
             RunOutcome::Failed { .. } | RunOutcome::Interrupted => ("error", run.error().unwrap_or_default(), None),
         };
         let result = (status != "error").then(|| agent_result(run));
-        Self { run_id: run.run.as_str(), status, summary, stop_reason, result }
+        Self { run_id: run.run.as_str(), status, summary, stop_reason, result, receipt: run.receipt }
     }
 
     /// `ok`, `timeout` or `error`.
@@ -363,6 +380,8 @@ pub struct Waited<'a> {
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     terminal_reply: Option<TerminalReply<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
 }
 
 impl<'a> Waited<'a> {
@@ -376,6 +395,7 @@ impl<'a> Waited<'a> {
             stop_reason: None,
             error: None,
             terminal_reply: None,
+            receipt: None,
         }
     }
 
@@ -394,6 +414,7 @@ impl<'a> Waited<'a> {
             stop_reason: Some(run.stop_reason()),
             error: run.error(),
             terminal_reply: Some(TerminalReply::new(run.text)),
+            receipt: run.receipt,
         }
     }
 }
@@ -401,7 +422,7 @@ impl<'a> Waited<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use watertight_core::ids::EntryId;
+    use watertight_core::ids::{EntryId, Seq, SessionId};
     use watertight_core::run::FailureKind;
 
     fn with_run<T>(outcome: RunOutcome, text: &str, test: impl FnOnce(EndedRun<'_>) -> T) -> T {
@@ -416,6 +437,7 @@ mod tests {
             last_usage: Usage { input: 8, output: 5, cache_read: 3, cache_write: 0 },
             started_at: UnixMillis(1_800_000_000_000),
             ended_at: UnixMillis(1_800_000_000_010),
+            receipt: None,
         })
     }
 
@@ -499,6 +521,20 @@ mod tests {
     }
 
     #[test]
+    fn every_answer_about_an_end_carries_its_receipt() {
+        let receipt = Receipt { session: SessionId::from_bytes([1; 16]), seq: Seq(7), chain: [2; 32] };
+        let shown = serde_json::json!({"session": "01".repeat(16), "seq": 7, "chain": "02".repeat(32)});
+        let failed = RunOutcome::Failed { kind: FailureKind::Unknown, message: "It broke.".into() };
+        for outcome in [completed(), failed, RunOutcome::Aborted { reason: "rpc".into() }, RunOutcome::TimedOut] {
+            with_run(outcome, "", |run| {
+                let run = EndedRun { receipt: Some(receipt), ..run };
+                assert_eq!(serde_json::to_value(AgentFinal::new(run)).unwrap()["receipt"], shown);
+                assert_eq!(serde_json::to_value(Waited::ended(run)).unwrap()["receipt"], shown);
+            });
+        }
+    }
+
+    #[test]
     fn a_long_answer_is_not_repeated_when_the_run_ends() {
         let json = |text: &str| serde_json::to_string(&TerminalReply::new(text)).unwrap();
         assert_eq!(json("hi"), r#"{"disposition":"visible","text":"hi"}"#);
@@ -512,7 +548,7 @@ mod tests {
         let shown = [
             data(AgentData::Lifecycle(Lifecycle::Start { started_at: 1 })),
             data(AgentData::Lifecycle(Lifecycle::Model { provider: "p", model: "m" })),
-            data(AgentData::Lifecycle(Lifecycle::Error { error: "x", ended_at: 2 })),
+            data(AgentData::Lifecycle(Lifecycle::Error { error: "x", ended_at: 2, receipt: None })),
             data(AgentData::Lifecycle(Lifecycle::End {
                 started_at: 1,
                 ended_at: 2,
@@ -520,6 +556,7 @@ mod tests {
                 aborted: true,
                 status: Some("cancelled"),
                 terminal_reply: TerminalReply::new(""),
+                receipt: None,
             })),
             data(AgentData::RunStatus { phase: "starting_model" }),
             data(AgentData::Assistant { text: "pong", delta: "ng" }),

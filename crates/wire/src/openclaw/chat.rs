@@ -1,6 +1,7 @@
 //! The `chat` event: a run as people see it (gateway-ws.md §3.1).
 
 use serde::Serialize;
+use watertight_core::Receipt;
 use watertight_core::ids::UnixMillis;
 use watertight_core::run::FailureKind;
 use watertight_core::transcript::{ModelRef, StopReason, Usage};
@@ -22,6 +23,9 @@ pub struct ChatEvent<'a> {
     /// What happened.
     #[serde(flatten)]
     pub state: ChatState<'a>,
+    /// Ours, in the state that ends a run: where its session ended right after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
 }
 
 /// What happened. `final`, `aborted` and `error` end the run; exactly one of them is sent.
@@ -151,7 +155,8 @@ mod tests {
     const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 
     fn event(seq: u64, state: ChatState<'_>) -> String {
-        let event = ChatEvent { run_id: "r", session_key: "agent:main:main", agent_id: "main", seq, state };
+        let event =
+            ChatEvent { run_id: "r", session_key: "agent:main:main", agent_id: "main", seq, state, receipt: None };
         serde_json::to_string(&event).unwrap()
     }
 

@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use watertight_core::run::QueuePolicy;
 
 use super::failure::ErrorShape;
 use super::shape::{
     self, Shape, any, boolean, closed, integer, integer_within, list, one_of, open, optional, required, text,
-    text_within,
+    text_within, word,
 };
 
 /// The parameters of one method.
@@ -72,6 +73,7 @@ shapes! {
         optional("includeDerivedTitles", boolean()),
         optional("includeLastMessage", boolean()),
     ]);
+    SessionsSendParams: closed(SESSIONS_SEND);
     SessionsMessagesParams: closed(&[
         required("key", text(1)),
         optional("agentId", text(1)),
@@ -90,6 +92,38 @@ pub struct HealthParams {}
 /// `status`.
 #[derive(Debug, Deserialize)]
 pub struct StatusParams {}
+
+/// What becomes of an input whose session is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueueMode {
+    /// It joins the run under way. Upstream's default; ours is to queue.
+    Steer,
+    /// Upstream gathers such inputs and runs them under ids of its own. Here each waits for its turn under its own.
+    Followup,
+    /// Like [`Self::Followup`].
+    Collect,
+    /// The run under way is aborted and this one goes next.
+    Interrupt,
+    /// It waits for its turn. Ours.
+    Queue,
+    /// It is refused. Ours.
+    Reject,
+}
+
+const QUEUE_MODE: Shape = word(&["steer", "followup", "collect", "interrupt", "queue", "reject"]);
+
+impl QueueMode {
+    /// The policy it stands for.
+    pub fn policy(self) -> QueuePolicy {
+        match self {
+            Self::Steer => QueuePolicy::Steer,
+            Self::Followup | Self::Collect | Self::Queue => QueuePolicy::Queue,
+            Self::Interrupt => QueuePolicy::Interrupt,
+            Self::Reject => QueuePolicy::Reject,
+        }
+    }
+}
 
 const PROVENANCE: Shape = open(&[required("kind", text(1))]);
 
@@ -142,6 +176,7 @@ const AGENT: &[shape::Field] = &[
     optional("forceCodeModeTools", boolean()),
     optional("voiceWakeTrigger", text(0)),
     optional("label", text_within(1, 512)),
+    optional("queueMode", QUEUE_MODE),
 ];
 
 /// `agent`. Fields that steer messaging channels, sub-agents or runtimes we do not have are accepted and ignored.
@@ -178,6 +213,8 @@ pub struct AgentParams {
     pub timeout: Option<u64>,
     /// Added to the agent's instructions for this run.
     pub extra_system_prompt: Option<String>,
+    /// What becomes of it when the session is at work. Ours: upstream has it in `chat.send` only.
+    pub queue_mode: Option<QueueMode>,
 }
 
 /// `agent.wait`.
@@ -217,7 +254,7 @@ const CHAT_SEND: &[shape::Field] = &[
     optional("thinking", text(0)),
     optional("fastMode", Shape::Either(&[boolean(), one_of(&["auto"])])),
     optional("fastAutoOnSeconds", integer(1)),
-    optional("queueMode", one_of(&["steer", "followup", "collect", "interrupt"])),
+    optional("queueMode", QUEUE_MODE),
     optional("deliver", boolean()),
     optional("originatingChannel", text(0)),
     optional("originatingTo", text(0)),
@@ -263,6 +300,40 @@ pub struct ChatSendParams {
     /// Whether `/stop` is a message like any other.
     #[serde(default)]
     pub suppress_command_interpretation: bool,
+    /// What becomes of it when the session is at work.
+    pub queue_mode: Option<QueueMode>,
+}
+
+const SESSIONS_SEND: &[shape::Field] = &[
+    required("key", text(1)),
+    required("message", text(0)),
+    optional("agentId", text(1)),
+    optional("mentions", Shape::List { of: &MENTION, min: 0, max: 10 }),
+    optional("thinking", text(0)),
+    optional("attachments", list(&ATTACHMENT)),
+    optional("timeoutMs", integer(0)),
+    optional("idempotencyKey", text(1)),
+];
+
+/// `sessions.send` and `sessions.steer`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionsSendParams {
+    /// Which session; it must exist.
+    pub key: String,
+    /// Which agent, beside a bare key.
+    pub agent_id: Option<String>,
+    /// The input; empty only beside attachments.
+    pub message: String,
+    /// Thinking level.
+    pub thinking: Option<String>,
+    /// Pictures and files beside the text.
+    #[serde(default)]
+    pub attachments: Vec<Value>,
+    /// Time limit, in milliseconds; 0 means none.
+    pub timeout_ms: Option<u64>,
+    /// Names the run; a new name where absent.
+    pub idempotency_key: Option<String>,
 }
 
 /// `chat.abort`.
@@ -568,6 +639,27 @@ mod tests {
         }));
         fits::<ChatAbortParams>(json!({"sessionKey": "k", "preserveSideRuns": true}));
         fits::<SessionsMessagesParams>(json!({"key": "k", "includeApprovals": true}));
+    }
+
+    #[test]
+    fn every_queue_mode_stands_for_a_policy_and_an_unknown_one_is_told_which_there_are() {
+        let send = |mode: &str| json!({"sessionKey": "k", "message": "hi", "idempotencyKey": "i", "queueMode": mode});
+        for (mode, policy) in [
+            ("steer", QueuePolicy::Steer),
+            ("followup", QueuePolicy::Queue),
+            ("collect", QueuePolicy::Queue),
+            ("queue", QueuePolicy::Queue),
+            ("interrupt", QueuePolicy::Interrupt),
+            ("reject", QueuePolicy::Reject),
+        ] {
+            assert_eq!(fits::<ChatSendParams>(send(mode)).queue_mode.unwrap().policy(), policy, "{mode}");
+            let agent = json!({"message": "hi", "idempotencyKey": "i", "queueMode": mode});
+            assert_eq!(fits::<AgentParams>(agent).queue_mode.unwrap().policy(), policy, "{mode}");
+        }
+        assert_eq!(
+            said::<ChatSendParams>("chat.send", send("sometimes")),
+            "invalid chat.send params: at /queueMode: must be one of steer, followup, collect, interrupt, queue, reject"
+        );
     }
 
     #[test]

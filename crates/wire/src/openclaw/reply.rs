@@ -1,6 +1,7 @@
 //! The answers of the methods, and the two events that carry a session's row (gateway-ws.md §2, §3).
 
 use serde::Serialize;
+use watertight_core::Receipt;
 
 use super::hello::{Empty, Heartbeat, STORE_NAME, SessionCount};
 use super::message::StoredMessage;
@@ -41,6 +42,9 @@ pub struct HistoryPage {
     pub offset: Option<u32>,
     /// Messages of the transcript in all.
     pub total_messages: u32,
+    /// Where the newest page ends, to ask later for what came after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta_cursor: Option<String>,
     /// Which model answers.
     pub defaults: Defaults,
     /// The session.
@@ -68,12 +72,40 @@ pub struct InFlightRun {
     text: String,
     started_at: i64,
     events: [(); 0],
+    provisional: bool,
 }
 
 impl InFlightRun {
-    /// The run, with what it has said so far.
+    /// The run, with what it has said so far. That is not durable yet, which the mark says.
     pub fn new(run_id: String, text: String, started_at: i64) -> Self {
-        Self { run_id, text, started_at, events: [] }
+        Self { run_id, text, started_at, events: [], provisional: true }
+    }
+}
+
+/// `chat.history` with a cursor: all that came after it. Clients take it for whole, so what does not fit one answer is
+/// [`HistoryReset`] instead (§2.1, §4.2).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryDelta<'a> {
+    kind: &'static str,
+    messages: Vec<SessionMessage<'a>>,
+    delta_cursor: String,
+    pending_inputs: PendingInputs,
+    session_info: SessionRow,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight_run: Option<InFlightRun>,
+}
+
+impl<'a> HistoryDelta<'a> {
+    /// The messages, where they end now, and the session.
+    pub fn new(
+        messages: Vec<SessionMessage<'a>>,
+        delta_cursor: String,
+        session_info: SessionRow,
+        in_flight_run: Option<InFlightRun>,
+    ) -> Self {
+        let pending_inputs = PendingInputs::default();
+        Self { kind: "delta", messages, delta_cursor, pending_inputs, session_info, in_flight_run }
     }
 }
 
@@ -102,6 +134,12 @@ pub struct ChatAck<'a> {
     /// What went wrong in a run that had ended before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<&'a str>,
+    /// Whether another run was aborted for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted_active_run: bool,
+    /// Ours: proves later that the input is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
 }
 
 /// `chat.abort`.
@@ -395,6 +433,8 @@ pub struct SessionMessage<'a> {
     pub message_id: String,
     /// Its place in the transcript, from 1.
     pub message_seq: u32,
+    /// Ours: its place among all entries of the session, from 1. What is heard twice has the same.
+    pub session_seq: u64,
     /// The session after it.
     pub session: SessionRow,
 }
@@ -447,6 +487,7 @@ mod tests {
     use super::*;
     use crate::openclaw::row::{Extras, tests::row};
     use serde_json::{json, to_value};
+    use watertight_core::ids::{Seq, SessionId};
 
     fn defaults() -> Defaults {
         Defaults { model_provider: "p1".into(), model: "m1".into(), context_tokens: 200_000 }
@@ -494,6 +535,7 @@ mod tests {
             next_offset: None,
             offset: None,
             total_messages: 0,
+            delta_cursor: Some("c".into()),
             defaults: defaults(),
             session_info: row(Extras::ALL),
             in_flight_run: Some(InFlightRun::new("r".into(), "pa".into(), 1)),
@@ -508,9 +550,11 @@ mod tests {
             "model": "m1",
             "modelProvider": "p1"
           },
+          "deltaCursor": "c",
           "hasMore": false,
           "inFlightRun": {
             "events": [],
+            "provisional": true,
             "runId": "r",
             "startedAt": 1,
             "text": "pa"
@@ -527,14 +571,31 @@ mod tests {
         }
         "#);
         assert_eq!(to_value(HistoryReset::RESET).unwrap(), json!({"kind": "reset"}));
+        let delta = to_value(HistoryDelta::new(vec![], "c".into(), row(Extras::ALL), None)).unwrap();
+        let mut keys: Vec<_> = delta.as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(keys, ["deltaCursor", "kind", "messages", "pendingInputs", "sessionInfo"], "upstream's is closed");
+        assert_eq!(delta["kind"], "delta");
     }
 
     #[test]
     fn small_answers_have_their_shape() {
         assert_eq!(to_value(AbortAck::new(vec![])).unwrap(), json!({"ok": true, "aborted": false, "runIds": []}));
         assert_eq!(to_value(Subscribed::new(None)).unwrap(), json!({"subscribed": true}));
-        let ack = ChatAck { run_id: "r", status: "started", message_seq: Some(1), summary: None };
-        assert_eq!(to_value(ack).unwrap(), json!({"runId": "r", "status": "started", "messageSeq": 1}));
+        let ack = |interrupted_active_run, receipt| {
+            let (status, message_seq) = ("started", Some(1));
+            to_value(ChatAck { run_id: "r", status, message_seq, summary: None, interrupted_active_run, receipt })
+                .unwrap()
+        };
+        assert_eq!(ack(false, None), json!({"runId": "r", "status": "started", "messageSeq": 1}));
+        let receipt = Receipt { session: SessionId::from_bytes([1; 16]), seq: Seq(7), chain: [2; 32] };
+        assert_eq!(
+            ack(true, Some(receipt)),
+            json!({
+                "runId": "r", "status": "started", "messageSeq": 1, "interruptedActiveRun": true,
+                "receipt": {"session": "01".repeat(16), "seq": 7, "chain": "02".repeat(32)},
+            })
+        );
         let hit =
             Resolved::Hit { ok: true, key: "agent:main:main".into(), agent_id: "main".into(), display_name: None };
         assert_eq!(to_value(hit).unwrap(), json!({"ok": true, "key": "agent:main:main", "agentId": "main"}));

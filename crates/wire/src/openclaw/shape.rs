@@ -24,6 +24,8 @@ pub enum Shape {
     },
     /// One of these texts.
     OneOf(&'static [&'static str]),
+    /// One of these texts, where not all are upstream's: a violation names them.
+    Word(&'static [&'static str]),
     /// A whole number in this range.
     Integer {
         /// At least.
@@ -95,6 +97,11 @@ pub const fn text_within(min: usize, max: usize) -> Shape {
 /// One of these texts.
 pub const fn one_of(words: &'static [&'static str]) -> Shape {
     Shape::OneOf(words)
+}
+
+/// One of these texts, where not all are upstream's.
+pub const fn word(words: &'static [&'static str]) -> Shape {
+    Shape::Word(words)
 }
 
 /// The largest whole number every JSON implementation keeps exactly.
@@ -188,7 +195,7 @@ impl Shape {
                     say(format!("must NOT have more than {max} characters"));
                 }
             }
-            (Self::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => {}
+            (Self::OneOf(words) | Self::Word(words), Value::String(text)) if words.contains(&text.as_str()) => {}
             (Self::Integer { min, max }, Value::Number(number)) => match whole(number) {
                 Some(number) if number < *min => say(format!("must be >= {min}")),
                 Some(number) if number > *max => say(format!("must be <= {max}")),
@@ -245,6 +252,7 @@ impl Shape {
             }
             (Self::Text { .. }, _) => say("must be string".into()),
             (Self::OneOf(_), _) => say("must be equal to one of the allowed values".into()),
+            (Self::Word(words), _) => say(format!("must be one of {}", words.join(", "))),
             (Self::Integer { .. }, _) => say("must be integer".into()),
             (Self::Number, _) => say("must be number".into()),
             (Self::Boolean, _) => say("must be boolean".into()),
@@ -285,6 +293,7 @@ mod tests {
         optional("words", list(&WORDS)),
         optional("client", closed(&[required("id", WORDS)])),
         optional("either", Shape::Either(&[boolean(), one_of(&["all"])])),
+        optional("word", word(&["x", "y"])),
     ]);
 
     fn said(value: Value) -> String {
@@ -314,6 +323,10 @@ mod tests {
             "at /words/1: must be equal to one of the allowed values"
         );
         assert_eq!(said(json!({"key": "k", "either": "all"})), "");
+        assert_eq!(said(json!({"key": "k", "word": "x"})), "");
+        for bad in [json!("z"), json!(1), json!(null)] {
+            assert_eq!(said(json!({"key": "k", "word": bad})), "at /word: must be one of x, y");
+        }
         assert_eq!(said(json!([])), "must be object");
     }
 
