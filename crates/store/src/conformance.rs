@@ -57,7 +57,9 @@ macro_rules! conformance_suite {
                 a_run_id_is_accepted_once_per_principal,
                 a_run_moves_on_and_ends_once,
                 a_run_that_was_never_accepted_cannot_move,
-                runs_left_open_end_as_interrupted,
+                unfinished_sessions_come_longest_waiting_first,
+                open_runs_are_admitted_anew_in_the_order_of_their_inputs,
+                a_run_is_interrupted_once,
             ];
             generations: [
                 a_switch_starts_a_new_transcript_and_keeps_the_old_one,
@@ -71,6 +73,7 @@ macro_rules! conformance_suite {
                 a_range_is_the_entries_it_names,
                 pages_back_from_the_end_join_while_the_session_is_written,
                 an_entry_is_found_by_its_id_in_its_own_session_only,
+                a_receipt_names_the_place_of_its_entry,
                 a_draft_reads_as_empty_and_writes_nothing,
                 reading_allows_no_writing,
                 a_description_is_what_was_last_written,

@@ -18,8 +18,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use watertight_core::grant::Grants;
-use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, UnixMillis};
+use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, SessionId, TenantId, UnixMillis};
 use watertight_core::principal::CredentialRecord;
+use watertight_core::receipt::Receipt;
 use watertight_core::run::RunRecord;
 use watertight_core::session::SessionRecord;
 use watertight_core::transcript::Entry;
@@ -27,8 +28,8 @@ use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
 
 pub use error::StoreError;
 use model::{
-    Batch, Committed, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenSession,
-    SessionPage, SessionRow, TenantRow,
+    Batch, Committed, DamagedRun, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenRuns,
+    OpenSession, SessionPage, SessionRow, TenantRow,
 };
 pub use sqlite::{OpenError, SqliteStore};
 
@@ -111,10 +112,13 @@ pub trait Store: Send + Sync + 'static {
     /// One entry of the session, of any generation.
     fn entry<'a>(&'a self, scope: &'a SessionScope, id: EntryId) -> StoreFuture<'a, Option<Entry>>;
 
+    /// The receipt of one entry of the session; none when it holds no such entry.
+    fn receipt<'a>(&'a self, scope: &'a SessionScope, id: EntryId) -> StoreFuture<'a, Option<Receipt>>;
+
     /// The session's generations, oldest first.
     fn generations<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, Vec<Generation>>;
 
-    // Under the steward: housekeeping without plaintext.
+    // Under the steward: housekeeping. No transcript leaves; of a run, what core needs to admit it anew.
 
     /// The tenant of this name, made if missing (id, keys, operator principal with every verb on every key, token).
     fn ensure_tenant<'a>(&'a self, steward: &'a Steward, tenant: NewTenant<'a>) -> StoreFuture<'a, TenantRow>;
@@ -122,6 +126,28 @@ pub trait Store: Send + Sync + 'static {
     /// The tenant of this name, if it was ever made.
     fn find_tenant<'a>(&'a self, steward: &'a Steward, name: &'a str) -> StoreFuture<'a, Option<TenantRow>>;
 
-    /// Ends every run that a former process left open as interrupted; returns how many.
-    fn interrupt_open_runs<'a>(&'a self, steward: &'a Steward, now: UnixMillis) -> StoreFuture<'a, u64>;
+    /// Sessions of every tenant with runs that are not over, the one whose run has waited longest first.
+    fn unfinished<'a>(&'a self, steward: &'a Steward) -> StoreFuture<'a, Vec<(TenantId, SessionId)>>;
+
+    /// The runs of one session that are not over. One that does not open hides no other.
+    fn open_runs<'a>(&'a self, steward: &'a Steward, tenant: TenantId, session: SessionId)
+    -> StoreFuture<'a, OpenRuns>;
+
+    /// Ends a run as interrupted. A run that is over stays as it ended.
+    fn interrupt_run<'a>(
+        &'a self,
+        steward: &'a Steward,
+        tenant: TenantId,
+        run: &'a RunRecord,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, ()>;
+
+    /// Ends a run that does not open as interrupted; needs no key. A run that is over stays as it ended.
+    fn interrupt_damaged_run<'a>(
+        &'a self,
+        steward: &'a Steward,
+        tenant: TenantId,
+        run: &'a DamagedRun,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, ()>;
 }

@@ -1,10 +1,16 @@
 //! What goes into and comes out of a [`Store`](crate::Store).
 
-use watertight_core::ids::{EntryId, GenerationId, GenerationNo, LeaseEpoch, RunId, Seq, UnixMillis};
+use watertight_core::grant::Grants;
+use watertight_core::ids::{
+    AuthEpoch, EntryId, GenerationId, GenerationNo, LeaseEpoch, RunId, Seq, SessionId, UnixMillis,
+};
 use watertight_core::key::{AgentId, CanonicalKey};
-use watertight_core::run::{RunOptions, RunOutcome, RunState};
+use watertight_core::principal::Principal;
+use watertight_core::run::{RunOptions, RunOutcome, RunRecord, RunState};
 use watertight_core::session::{SessionMeta, SessionRecord};
 use watertight_core::transcript::{Entry, EntryBody};
+
+use crate::StoreError;
 
 /// Where a session's total order ends. The next write names it and fails if the session has moved on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +103,11 @@ pub enum RunChange {
         id: RunId,
         /// How far.
         state: RunState,
+    },
+    /// A later process takes the run up anew: its count of restarts grows by one.
+    Restarted {
+        /// Which run.
+        id: RunId,
     },
     /// The run is over. A run that is over already stays as it ended.
     End {
@@ -239,7 +250,43 @@ pub struct TenantRow {
     /// The tenant's name in the configuration.
     pub name: String,
     /// Its operator; carries the tenant id.
-    pub operator: watertight_core::principal::Principal,
+    pub operator: Principal,
     /// The operator's present epoch.
-    pub auth_epoch: watertight_core::ids::AuthEpoch,
+    pub auth_epoch: AuthEpoch,
+}
+
+/// What a former process left unfinished in one session.
+#[derive(Clone, Debug, Default)]
+pub struct OpenRuns {
+    /// Runs that can be taken up, in the order of their inputs.
+    pub runs: Vec<OpenRun>,
+    /// Runs that cannot: all there is to do is to end them.
+    pub damaged: Vec<DamagedRun>,
+}
+
+/// An unfinished run with all that [`readmit`](watertight_core::scope::readmit) asks for.
+#[derive(Clone, Debug)]
+pub struct OpenRun {
+    /// The run.
+    pub run: RunRecord,
+    /// Its session now.
+    pub session: SessionRecord,
+    /// Whose it is.
+    pub principal: Principal,
+    /// The principal's present epoch.
+    pub auth_epoch: AuthEpoch,
+    /// What the principal may do now.
+    pub grants: Grants,
+}
+
+/// An unfinished run of which something it needs does not open, so that it can be neither read nor taken up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedRun {
+    /// Its session.
+    pub session: SessionId,
+    /// What is wrong; holds no stored content.
+    pub fault: StoreError,
+    /// What its row is named by, right or wrong.
+    pub(crate) principal: Vec<u8>,
+    pub(crate) hash: Vec<u8>,
 }

@@ -6,7 +6,7 @@
 //! * [`writer`]: the writer thread and its group commit. [`readers`]: the read-only connections.
 //! * [`keystore`]: `keys.db`. [`vault`]: the opened keys. [`pool`]: the keys of sessions to come, and the drafts.
 //! * [`rows`]: decoding and verification, the only place that makes core's records.
-//! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`]: one per family of operations.
+//! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`], [`recovery`]: one per family of operations.
 //! * [`fault`]: what SQLite's and seal's errors mean to a caller.
 //!
 //! Records are sealed and opened on the caller's side or on a reader's thread; the writer sees SQL only.
@@ -20,6 +20,7 @@ mod migration;
 mod open;
 mod pool;
 mod readers;
+mod recovery;
 mod rows;
 mod session;
 mod soundness;
@@ -33,8 +34,9 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 use watertight_core::grant::{Grants, Verb};
-use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, TenantId, UnixMillis};
+use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, SessionId, TenantId, UnixMillis};
 use watertight_core::principal::CredentialRecord;
+use watertight_core::receipt::Receipt;
 use watertight_core::run::RunRecord;
 use watertight_core::session::{SessionColumns, SessionRecord};
 use watertight_core::transcript::Entry;
@@ -56,8 +58,8 @@ use self::soundness::{Check, Finding, Soundness};
 use self::vault::Vault;
 use self::writer::Writer;
 use crate::model::{
-    Batch, Committed, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenSession,
-    SessionPage, SessionRow, TenantRow,
+    Batch, Committed, DamagedRun, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenRuns,
+    OpenSession, SessionPage, SessionRow, TenantRow,
 };
 use crate::{Store, StoreError, StoreFuture};
 
@@ -286,8 +288,10 @@ impl Store for SqliteStore {
         let (tenant, principal, id) = (caller.tenant(), caller.principal(), id.clone());
         Box::pin(self.read(move |conn, vault| {
             let hash = vault.tenant(tenant)?.run_hash(principal, &id);
-            let raw = rows::RunRaw::find(conn, tenant, principal, &hash)?;
-            raw.map(|raw| raw.open(conn, vault, tenant, principal, &hash)).transpose()
+            let Some(raw) = rows::RunRaw::find(conn, tenant, principal, &hash)? else { return Ok(None) };
+            let session = rows::SessionRaw::find(conn, tenant, raw.session)?;
+            let session = session.ok_or(StoreError::Integrity("session of a run"))?.open(vault)?;
+            raw.open(vault, &session.record).map(Some)
         }))
     }
 
@@ -394,6 +398,14 @@ impl Store for SqliteStore {
         })
     }
 
+    fn receipt<'a>(&'a self, scope: &'a SessionScope, id: EntryId) -> StoreFuture<'a, Option<Receipt>> {
+        Box::pin(async move {
+            demand(scope, Verb::Read)?;
+            let site = Site::of(scope);
+            self.read(move |conn, vault| transcript::receipt(conn, vault, &site, id)).await
+        })
+    }
+
     fn generations<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, Vec<Generation>> {
         Box::pin(async move {
             demand(scope, Verb::Read)?;
@@ -427,7 +439,40 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |conn, vault| tenants::find(conn, vault, &name)))
     }
 
-    fn interrupt_open_runs<'a>(&'a self, _steward: &'a Steward, now: UnixMillis) -> StoreFuture<'a, u64> {
-        Box::pin(self.writer.submit(move |conn| tenants::interrupt_open_runs(conn, now)))
+    fn unfinished<'a>(&'a self, _steward: &'a Steward) -> StoreFuture<'a, Vec<(TenantId, SessionId)>> {
+        Box::pin(self.read(|conn, _| recovery::unfinished(conn)))
+    }
+
+    fn open_runs<'a>(
+        &'a self,
+        _steward: &'a Steward,
+        tenant: TenantId,
+        session: SessionId,
+    ) -> StoreFuture<'a, OpenRuns> {
+        Box::pin(self.read(move |conn, vault| recovery::open_runs(conn, vault, tenant, session)))
+    }
+
+    fn interrupt_run<'a>(
+        &'a self,
+        _steward: &'a Steward,
+        tenant: TenantId,
+        run: &'a RunRecord,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let (principal, hash) = (run.principal, self.vault.tenant(tenant)?.run_hash(run.principal, &run.id));
+            self.writer.submit(move |conn| recovery::interrupt(conn, tenant, principal.as_bytes(), &hash, now)).await
+        })
+    }
+
+    fn interrupt_damaged_run<'a>(
+        &'a self,
+        _steward: &'a Steward,
+        tenant: TenantId,
+        run: &'a DamagedRun,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, ()> {
+        let (principal, hash) = (run.principal.clone(), run.hash.clone());
+        Box::pin(self.writer.submit(move |conn| recovery::interrupt(conn, tenant, &principal, &hash, now)))
     }
 }

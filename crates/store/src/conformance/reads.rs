@@ -2,6 +2,7 @@
 
 use watertight_core::grant::Verb;
 use watertight_core::ids::{EntryId, GenerationNo, Seq};
+use watertight_core::receipt::Receipt;
 use watertight_core::scope::authorize;
 use watertight_core::session::SessionMeta;
 
@@ -83,6 +84,30 @@ pub async fn an_entry_is_found_by_its_id_in_its_own_session_only(fixture: &impl 
     assert_eq!(world.store.entry(&one.scope, EntryId::from_bytes([0; 16])).await.expect("a look-up"), None);
     world.switch(&mut one, "second").await;
     assert!(world.store.entry(&one.scope, entry.id).await.expect("a look-up").is_some(), "of any generation");
+}
+
+/// A receipt is where the session ended right after its entry was stored, whatever was stored later; other sessions'
+/// entries have none.
+pub async fn a_receipt_names_the_place_of_its_entry(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    let mut desk = world.desk("agent:main:main").await;
+    let mut expected = Vec::new();
+    for n in 1..=4 {
+        let entry = world.say(&mut desk, &n.to_string()).await;
+        let receipt = Receipt { session: desk.scope.session(), seq: entry.seq, chain: desk.head.chain };
+        expected.push((entry.id, receipt));
+        if n == 2 {
+            world.switch(&mut desk, "second").await;
+        }
+    }
+    let mut other = world.desk("agent:main:other").await;
+    world.say(&mut other, "elsewhere").await;
+    for (id, receipt) in expected {
+        assert_eq!(world.store.receipt(&desk.scope, id).await, Ok(Some(receipt)));
+        assert_eq!(world.store.receipt(&other.scope, id).await, Ok(None));
+    }
+    let draft = world.scope(&world.operator.caller, "agent:main:draft").await;
+    assert_eq!(world.store.receipt(&draft, EntryId::from_bytes([1; 16])).await, Ok(None));
 }
 
 /// A draft can be opened and read; nobody finds it until its first commit.

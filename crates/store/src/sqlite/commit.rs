@@ -318,6 +318,7 @@ fn run_write(
         RunChange::Progress { id, state } => {
             RunWrite::Progress { hash: keys.run_hash(site.principal, &id), state: state as u8 }
         }
+        RunChange::Restarted { id } => RunWrite::Restarted { hash: keys.run_hash(site.principal, &id) },
         RunChange::End { id, outcome } => {
             let hash = keys.run_hash(site.principal, &id);
             let sealed = rows::seal_json(key, &rows::outcome_place(&hash), &outcome)?;

@@ -20,7 +20,7 @@ use watertight_seal::record::{self, DataKey, Place};
 
 pub(super) use self::authority::{
     CredentialColumns, PrincipalColumns, TenantColumns, credential, grant_place, grant_row, grants, kind_to_stored,
-    tenant,
+    principal, tenant,
 };
 pub(super) use self::entry::{EntryRaw, entry_place, entry_row, role};
 pub(super) use self::run::{RunRaw, RunRequest, how, outcome_place, request_place, run_row};

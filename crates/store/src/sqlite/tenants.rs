@@ -118,18 +118,3 @@ pub(super) fn find(conn: &Connection, vault: &Vault, name: &str) -> Result<Optio
     let found = rows::tenant(conn, vault, name)?;
     Ok(found.map(|(operator, auth_epoch)| TenantRow { name: name.to_owned(), operator, auth_epoch }))
 }
-
-/// Ends the runs a former process left open; runs on the writer, and needs no key.
-pub(super) fn interrupt_open_runs(conn: &Connection, now: UnixMillis) -> Result<u64, Fault> {
-    let mut tenants = conn.prepare("SELECT tenant FROM tenants")?;
-    let tenants = tenants.query_map([], |row| row.get::<_, [u8; 16]>(0))?.collect::<Result<Vec<_>, _>>()?;
-    let mut ended = 0;
-    for tenant in tenants {
-        ended += conn.execute(
-            "UPDATE runs SET state = 6, how = 'interrupted', outcome = NULL, ended_at = ?1
-             WHERE tenant = ?2 AND state < 6",
-            params![now.0, tenant],
-        )? as u64;
-    }
-    Ok(ended)
-}

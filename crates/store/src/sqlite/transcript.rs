@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use watertight_core::ids::{EntryId, GenerationNo};
+use watertight_core::receipt::Receipt;
 use watertight_core::transcript::Entry;
 use watertight_seal::chain;
 
@@ -56,13 +57,31 @@ pub(super) fn entries(
 
 /// One entry of the session.
 pub(super) fn entry(conn: &Connection, vault: &Vault, site: &Site, id: EntryId) -> Result<Option<Entry>, StoreError> {
+    Ok(find(conn, vault, site, id)?.map(|(entry, _)| entry))
+}
+
+/// The receipt of one entry of the session, which is opened for it: no receipt is given for what cannot be read.
+pub(super) fn receipt(
+    conn: &Connection,
+    vault: &Vault,
+    site: &Site,
+    id: EntryId,
+) -> Result<Option<Receipt>, StoreError> {
+    let found = find(conn, vault, site, id)?;
+    Ok(found.map(|(entry, chain)| Receipt { session: site.session, seq: entry.seq, chain }))
+}
+
+/// One entry of the session with the chain up to and with it.
+fn find(conn: &Connection, vault: &Vault, site: &Site, id: EntryId) -> Result<Option<(Entry, [u8; 32])>, StoreError> {
     let Some(session) = site.find(conn, vault)? else { return Ok(None) };
     let sql = format!("{} WHERE e.tenant = ?1 AND e.session = ?2 AND e.entry = ?3", EntryRaw::SELECT);
     let raw = conn
         .prepare_cached(&sql)?
         .query_row(params![site.tenant.as_bytes(), site.session.as_bytes(), id.as_bytes()], EntryRaw::read)
         .optional()?;
-    Ok(open_all(vault, site, &session, raw.into_iter().collect())?.pop())
+    let Some(raw) = raw else { return Ok(None) };
+    let chain = *raw.chain();
+    Ok(open_all(vault, site, &session, vec![raw])?.pop().map(|entry| (entry, chain)))
 }
 
 /// Opens entries that were read in order and checks that they follow each other up to the session's head.

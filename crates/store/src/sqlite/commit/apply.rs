@@ -86,6 +86,7 @@ pub(super) enum RunWrite {
     Accept { hash: [u8; 32], input: [u8; 16], request: Vec<u8> },
     Begun { hash: [u8; 32], at: i64 },
     Progress { hash: [u8; 32], state: u8 },
+    Restarted { hash: [u8; 32] },
     End { hash: [u8; 32], how: &'static str, outcome: Vec<u8> },
 }
 
@@ -288,8 +289,8 @@ impl Prepared {
                 let inserted = conn
                     .prepare_cached(
                         "INSERT INTO runs (tenant, principal, run_hash, session, generation, input, state, request,
-                             accepted_at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8)",
+                             accepted_at, restarts)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, 0)",
                     )?
                     .execute(params![
                         tenant,
@@ -322,6 +323,15 @@ impl Prepared {
                          WHERE tenant = ?2 AND principal = ?3 AND run_hash = ?4 AND session = ?5 AND state < 6",
                     )?
                     .execute(params![state, tenant, principal, hash, session])?;
+                (hash, updated)
+            }
+            RunWrite::Restarted { hash } => {
+                let updated = conn
+                    .prepare_cached(
+                        "UPDATE runs SET restarts = restarts + 1
+                         WHERE tenant = ?1 AND principal = ?2 AND run_hash = ?3 AND session = ?4 AND state < 6",
+                    )?
+                    .execute(params![tenant, principal, hash, session])?;
                 (hash, updated)
             }
             RunWrite::End { hash, how, outcome } => {

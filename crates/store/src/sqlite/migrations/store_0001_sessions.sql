@@ -140,8 +140,10 @@ CREATE TABLE runs (
     accepted_at INTEGER NOT NULL,
     started_at  INTEGER,
     ended_at    INTEGER,
+    restarts    INTEGER NOT NULL,  -- how often a later process started it anew
     PRIMARY KEY (tenant, principal, run_hash),
     FOREIGN KEY (tenant, session) REFERENCES sessions (tenant, session)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX runs_open ON runs (tenant, state) WHERE state < 6;
+-- What a start looks for: sessions with runs that nobody ended, and those of one session. Moving a run on leaves it alone.
+CREATE INDEX runs_open ON runs (tenant, session, accepted_at) WHERE state < 6;

@@ -144,7 +144,11 @@ pub(in crate::sqlite) fn credential(
 }
 
 /// A principal that another row names, with its epoch.
-fn principal(conn: &Connection, keys: &TenantKeys, id: PrincipalId) -> Result<(Principal, AuthEpoch), StoreError> {
+pub(in crate::sqlite) fn principal(
+    conn: &Connection,
+    keys: &TenantKeys,
+    id: PrincipalId,
+) -> Result<(Principal, AuthEpoch), StoreError> {
     let row = conn
         .prepare_cached(
             "SELECT kind, auth_epoch, created_at, mac FROM principals WHERE tenant = ?1 AND principal = ?2",

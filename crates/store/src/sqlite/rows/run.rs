@@ -1,12 +1,13 @@
 //! Runs.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use watertight_core::ids::{EntryId, GenerationNo, PrincipalId, RunId, SessionId, TenantId, UnixMillis};
 use watertight_core::run::{RunColumns, RunOptions, RunOutcome, RunRecord, RunState};
+use watertight_core::session::SessionRecord;
 use watertight_seal::record::Place;
 
-use super::{RecordSite, SessionRaw};
+use super::RecordSite;
 use crate::StoreError;
 use crate::sqlite::vault::Vault;
 
@@ -51,9 +52,11 @@ pub(in crate::sqlite) fn how(outcome: &RunOutcome) -> &'static str {
 
 /// A run's row as it stands in the database.
 pub(in crate::sqlite) struct RunRaw {
-    session: SessionId,
+    pub(in crate::sqlite) principal: PrincipalId,
+    pub(in crate::sqlite) run_hash: [u8; 32],
+    pub(in crate::sqlite) session: SessionId,
     generation: u32,
-    input: EntryId,
+    pub(in crate::sqlite) input: EntryId,
     state: u8,
     how: Option<String>,
     request: Vec<u8>,
@@ -61,9 +64,33 @@ pub(in crate::sqlite) struct RunRaw {
     accepted_at: i64,
     started_at: Option<i64>,
     ended_at: Option<i64>,
+    restarts: u32,
 }
 
 impl RunRaw {
+    /// What to select of `runs`, for [`Self::read`].
+    pub(in crate::sqlite) const COLUMNS: &str = "principal, run_hash, session, generation, input, state, how, request,
+        outcome, accepted_at, started_at, ended_at, restarts";
+
+    /// Reads [`Self::COLUMNS`].
+    pub(in crate::sqlite) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            principal: PrincipalId::from_bytes(row.get(0)?),
+            run_hash: row.get(1)?,
+            session: SessionId::from_bytes(row.get(2)?),
+            generation: row.get(3)?,
+            input: EntryId::from_bytes(row.get(4)?),
+            state: row.get(5)?,
+            how: row.get(6)?,
+            request: row.get(7)?,
+            outcome: row.get(8)?,
+            accepted_at: row.get(9)?,
+            started_at: row.get(10)?,
+            ended_at: row.get(11)?,
+            restarts: row.get(12)?,
+        })
+    }
+
     /// The principal's run of this hash.
     pub(in crate::sqlite) fn find(
         conn: &Connection,
@@ -71,51 +98,33 @@ impl RunRaw {
         principal: PrincipalId,
         run_hash: &[u8; 32],
     ) -> Result<Option<Self>, StoreError> {
-        let found = conn
-            .prepare_cached(
-                "SELECT session, generation, input, state, how, request, outcome, accepted_at, started_at, ended_at
-                 FROM runs WHERE tenant = ?1 AND principal = ?2 AND run_hash = ?3",
-            )?
-            .query_row(params![tenant.as_bytes(), principal.as_bytes(), run_hash], |row| {
-                Ok(Self {
-                    session: SessionId::from_bytes(row.get(0)?),
-                    generation: row.get(1)?,
-                    input: EntryId::from_bytes(row.get(2)?),
-                    state: row.get(3)?,
-                    how: row.get(4)?,
-                    request: row.get(5)?,
-                    outcome: row.get(6)?,
-                    accepted_at: row.get(7)?,
-                    started_at: row.get(8)?,
-                    ended_at: row.get(9)?,
-                })
-            })
-            .optional()?;
-        Ok(found)
+        let sql = format!("SELECT {} FROM runs WHERE tenant = ?1 AND principal = ?2 AND run_hash = ?3", Self::COLUMNS);
+        let key = params![tenant.as_bytes(), principal.as_bytes(), run_hash];
+        Ok(conn.prepare_cached(&sql)?.query_row(key, Self::read).optional()?)
     }
 
-    /// Opens and verifies the run and the session it names.
-    pub(in crate::sqlite) fn open(
-        self,
-        conn: &Connection,
-        vault: &Vault,
-        tenant: TenantId,
-        principal: PrincipalId,
-        run_hash: &[u8; 32],
-    ) -> Result<RunRecord, StoreError> {
-        let site = RecordSite { vault, tenant, session: self.session };
-        let row = run_row(principal, run_hash, self.input, self.accepted_at);
+    /// Opens and verifies the run of this session.
+    pub(in crate::sqlite) fn open(&self, vault: &Vault, session: &SessionRecord) -> Result<RunRecord, StoreError> {
+        if session.id() != self.session {
+            return Err(StoreError::Integrity("session of a run"));
+        }
+        let keys = vault.tenant(session.tenant())?;
+        let site = RecordSite { vault, tenant: session.tenant(), session: self.session };
+        let row = run_row(self.principal, &self.run_hash, self.input, self.accepted_at);
         let request: RunRequest = site.json(&request_place(&row, self.generation), &self.request)?;
+        if keys.run_hash(self.principal, &request.id) != self.run_hash {
+            return Err(StoreError::Integrity("run id"));
+        }
         let state = RunState::from_stored(self.state).ok_or(StoreError::Integrity("run state"))?;
         let outcome = match (&self.outcome, self.how.as_deref()) {
             (Some(sealed), plain) => {
-                let outcome = site.json(&outcome_place(run_hash), sealed)?;
+                let outcome = site.json(&outcome_place(&self.run_hash), sealed)?;
                 if plain != Some(how(&outcome)) {
                     return Err(StoreError::Integrity("run outcome"));
                 }
                 Some(outcome)
             }
-            // The only end that is written without a key: at the start, for runs a former process left open.
+            // The only end that is written without a key: of a run that a former process left open.
             (None, Some("interrupted")) => Some(RunOutcome::Interrupted),
             (None, None) => None,
             (None, Some(_)) => return Err(StoreError::Integrity("run outcome")),
@@ -123,13 +132,11 @@ impl RunRaw {
         if outcome.is_some() != (state == RunState::Ended) {
             return Err(StoreError::Integrity("run state"));
         }
-        let session = SessionRaw::find(conn, tenant, self.session)?.ok_or(StoreError::Integrity("session of a run"))?;
-        let session = session.open(vault)?;
         Ok(RunRecord::decode(RunColumns {
             id: request.id,
-            principal,
+            principal: self.principal,
             session: self.session,
-            key: session.record.key().as_str().to_owned(),
+            key: session.key().as_str().to_owned(),
             generation: GenerationNo(self.generation),
             input: self.input,
             digest: request.digest,
@@ -139,6 +146,7 @@ impl RunRaw {
             started_at: self.started_at.map(UnixMillis),
             ended_at: self.ended_at.map(UnixMillis),
             outcome,
+            restarts: self.restarts,
         }))
     }
 }
