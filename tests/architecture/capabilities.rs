@@ -41,9 +41,14 @@ impl Place {
     }
 }
 
-/// A function of `core::scope`, called by its path or imported.
-const FUNCTIONS: (&[&str], &[Place]) =
-    (&["authenticate", "admit", "authorize"], &[Place::Core, Place::Admission, Place::Conformance, Place::Testkit]);
+/// Functions of `core::scope`, called by their path or imported.
+const FUNCTIONS: &[(&[&str], &[Place])] = &[
+    (&["authenticate", "admit", "authorize"], &[Place::Core, Place::Admission, Place::Conformance, Place::Testkit]),
+    (&["readmit"], &[Place::Core, Place::Housekeeping, Place::Conformance, Place::Testkit]),
+];
+
+/// Who may have all of them at once.
+const WHOLE_SCOPE: &[Place] = &[Place::Core, Place::Conformance, Place::Testkit];
 
 /// Associated functions: type, function, places.
 const CONSTRUCTORS: &[(&str, &str, &[Place])] = &[
@@ -88,15 +93,18 @@ pub(crate) fn check(source: &Source) -> Vec<String> {
     }
 
     for (path, at) in tokens.paths() {
-        let (functions, places) = FUNCTIONS;
         let tail: Vec<&str> = path.iter().rev().map(String::as_str).take(2).collect();
         match tail[..] {
-            [name, "scope" | "watertight_core"] if functions.contains(&name) => {
-                report(at, format!("core::scope::{name}"), places);
+            ["*", "scope"] => report(at, "everything of core::scope at once".to_owned(), WHOLE_SCOPE),
+            [name, "scope" | "watertight_core"] => {
+                for (_, places) in FUNCTIONS.iter().filter(|(functions, _)| functions.contains(&name)) {
+                    report(at, format!("core::scope::{name}"), places);
+                }
             }
-            ["*", "scope"] => report(at, "everything of core::scope at once".to_owned(), places),
-            ["scope", _] if tokens.is_renamed(at) => report(at, "another name for core::scope".to_owned(), places),
             _ => {}
+        }
+        if tail.first() == Some(&"scope") && tokens.is_renamed(at) {
+            report(at, "another name for core::scope".to_owned(), WHOLE_SCOPE);
         }
     }
     found
@@ -200,18 +208,41 @@ fn scope_functions_outside_admission_are_reported_however_they_are_named() {
         "use watertight_core::scope; fn f() { scope::admit(a, b, c, d, e) }",
         "use watertight_core::scope::authenticate;",
         "use watertight_core::{ids::TenantId, scope::{Caller, authorize as bind}};",
-        "use watertight_core::scope::*;",
-        "use watertight_core::scope as capability;",
-        "use watertight_core::{scope as capability};",
         "use watertight_core::admit;",
         "let f = watertight_core::scope::authenticate;",
     ] {
         assert_eq!(violations("crates/server/src/ws/chat.rs", text), 1, "{text}");
         assert_eq!(violations("crates/engine/src/actor.rs", text), 1, "{text}");
+        assert_eq!(violations("crates/engine/src/steward.rs", text), 1, "{text}");
         assert_eq!(violations("crates/engine/src/admission.rs", text), 0, "{text}");
         assert_eq!(violations("crates/engine/src/admission/bearer.rs", text), 0, "{text}");
         assert_eq!(violations("crates/core/src/scope.rs", text), 0, "{text}");
         assert_eq!(violations("crates/store/src/conformance/leases.rs", text), 0, "{text}");
+    }
+}
+
+#[test]
+fn all_scope_functions_at_once_are_nobody_s_in_the_product() {
+    for text in [
+        "use watertight_core::scope::*;",
+        "use watertight_core::scope as capability;",
+        "use watertight_core::{scope as capability};",
+    ] {
+        for path in ["crates/engine/src/actor.rs", "crates/engine/src/admission.rs", "crates/engine/src/steward.rs"] {
+            assert_eq!(violations(path, text), 1, "{path}: {text}");
+        }
+        assert_eq!(violations("crates/store/src/conformance/leases.rs", text), 0, "{text}");
+    }
+}
+
+#[test]
+fn a_run_is_admitted_anew_only_by_housekeeping() {
+    for text in ["use watertight_core::scope::{readmit, SessionScope};", "watertight_core::scope::readmit(s, r)"] {
+        assert_eq!(violations("crates/engine/src/admission.rs", text), 1, "{text}");
+        assert_eq!(violations("crates/store/src/sqlite/recovery.rs", text), 1, "{text}");
+        assert_eq!(violations("crates/engine/src/steward.rs", text), 0, "{text}");
+        assert_eq!(violations("crates/engine/src/steward/recovery.rs", text), 0, "{text}");
+        assert_eq!(violations("crates/testkit/src/scope.rs", text), 0, "{text}");
     }
 }
 
