@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -15,13 +15,26 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
 use crate::PATIENCE;
 use crate::gateway_client::{ConnectError, ConnectOptions, GatewayClient};
 
-/// How often a starting program is asked whether it is ready. It has no other way to tell a stranger.
+/// How often a starting program is asked whether it is ready. It is asked at once whenever it has said something, as it
+/// does when it begins to serve.
 const POLL: Duration = Duration::from_millis(20);
+
+/// The built program: `WATERTIGHT_BIN`, else what lies in the folder above the running test's own.
+pub fn built_program() -> PathBuf {
+    let beside = || {
+        let test = std::env::current_exe().expect("the test's own path");
+        test.ancestors().nth(2).expect("a folder of builds").join("watertight")
+    };
+    let path = std::env::var_os("WATERTIGHT_BIN").map_or_else(beside, PathBuf::from);
+    assert!(path.exists(), "{} is not built: run `cargo build -p watertight-cli`", path.display());
+    path
+}
 
 /// A free port of loopback, which the system picks.
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -32,13 +45,15 @@ pub struct GatewaySetup {
     dir: TempDir,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// What `serve` is started under, such as a tracer; empty for nothing.
+    wrapper: Vec<String>,
 }
 
 impl GatewaySetup {
     /// A fresh state directory for this binary.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let dir = TempDir::with_prefix("watertight-test-").expect("a temporary directory");
-        let setup = Self { binary: binary.into(), dir, args: Vec::new(), env: Vec::new() };
+        let setup = Self { binary: binary.into(), dir, args: Vec::new(), env: Vec::new(), wrapper: Vec::new() };
         let private = Permissions::from_mode(0o700);
         fs::create_dir(setup.state_dir()).expect("the state directory is made");
         fs::set_permissions(setup.state_dir(), private).expect("the state directory is made private");
@@ -68,14 +83,29 @@ impl GatewaySetup {
         self
     }
 
+    /// Starts `serve` from now on as the last words of this command, which must make way for it by `exec`, as
+    /// `strace -D` does: the program keeps the process id that was started.
+    pub fn set_wrapper(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|&word| word.into()).collect();
+    }
+
     /// The state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
+    /// Lets the files be when this is dropped, and says where they are.
+    pub fn keep(&mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.state_dir()
+    }
+
     /// The program with these arguments, on this state directory, in the same clean environment. Killed when dropped.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.in_clean_environment(Command::new(&self.binary), args)
+    }
+
+    fn in_clean_environment(&self, mut command: Command, args: &[&str]) -> Command {
         command
             .args(args)
             .env_clear()
@@ -109,8 +139,16 @@ impl GatewaySetup {
         let listen = address.to_string();
         let mut args = vec!["serve", "--listen", &listen];
         args.extend(self.args.iter().map(String::as_str));
-        let mut child = self
-            .command(&args)
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, words)) => {
+                let mut command = Command::new(wrapper);
+                command.args(words).arg(&self.binary);
+                self.in_clean_environment(command, &args)
+            }
+            None => self.command(&args),
+        };
+        let begun = Instant::now();
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -122,6 +160,7 @@ impl GatewaySetup {
         ];
         let pid = child.id().expect("the child was just started");
         let mut ticks = interval(POLL);
+        let mut said = output.0.subscribe();
         let ready = timeout(PATIENCE, async {
             loop {
                 tokio::select! {
@@ -133,6 +172,7 @@ impl GatewaySetup {
                         return Err(FailedStart { status, output: output.text() });
                     }
                     _ = ticks.tick() => {}
+                    Ok(()) = said.changed() => {}
                 }
                 if let Some(address) = locked_address(&self.state_dir(), pid)
                     && http_get(address, "/readyz").await.is_ok_and(|(status, _)| status == 200)
@@ -143,7 +183,10 @@ impl GatewaySetup {
         })
         .await;
         match ready {
-            Ok(Ok(address)) => Ok(Gateway { child, pid, address, state_dir: self.state_dir(), output }),
+            Ok(Ok(address)) => {
+                let ready_after = begun.elapsed();
+                Ok(Gateway { child, pid, address, state_dir: self.state_dir(), output, ready_after })
+            }
             Ok(Err(failed)) => Err(failed),
             Err(elapsed) => panic!("the gateway is not ready: {elapsed}; it said:\n{}", output.text()),
         }
@@ -166,9 +209,15 @@ pub struct Gateway {
     address: SocketAddr,
     state_dir: PathBuf,
     output: Output,
+    ready_after: Duration,
 }
 
 impl Gateway {
+    /// How long it took from its start until it said that it is ready.
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -271,11 +320,11 @@ pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, Strin
 
 /// What a child wrote, line by line as it came.
 #[derive(Clone, Debug, Default)]
-struct Output(Arc<Mutex<String>>);
+struct Output(Arc<watch::Sender<String>>);
 
 impl Output {
     fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
     }
 
     fn collect(&self, stream: impl AsyncRead + Unpin + Send + 'static) -> tokio::task::JoinHandle<()> {
@@ -283,9 +332,10 @@ impl Output {
         tokio::spawn(async move {
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                let mut text = output.0.lock().unwrap_or_else(PoisonError::into_inner);
-                text.push_str(&line);
-                text.push('\n');
+                output.0.send_modify(|text| {
+                    text.push_str(&line);
+                    text.push('\n');
+                });
             }
         })
     }

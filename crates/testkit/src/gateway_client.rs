@@ -258,6 +258,11 @@ impl GatewayClient {
         self.next_event(|frame| frame["event"] == event && fits(&frame["payload"])).await["payload"].take()
     }
 
+    /// [`Self::next_event`]; none when the connection closes first.
+    pub async fn event_or_close(&self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+        self.wait_for_event(&fits).await
+    }
+
     /// Every event frame so far, in the order they came.
     pub fn events(&self) -> Vec<Value> {
         lock(&self.shared.events).iter().map(|event| event.frame.clone()).collect()

@@ -95,6 +95,8 @@ struct State {
 #[derive(Default)]
 struct Book {
     requests: Vec<Recorded>,
+    /// How many were taken out of the list.
+    taken: usize,
     queue: VecDeque<Reply>,
     answerer: Option<Answerer>,
 }
@@ -146,6 +148,14 @@ impl MockProvider {
     /// All requests so far, in the order they came.
     pub fn requests(&self) -> Vec<Recorded> {
         self.state.book().requests.clone()
+    }
+
+    /// Takes the requests that came so far; a long run does this to keep its memory small.
+    pub fn take_requests(&self) -> Vec<Recorded> {
+        let mut book = self.state.book();
+        let requests = std::mem::take(&mut book.requests);
+        book.taken += requests.len();
+        requests
     }
 
     /// The requests that carry this session key.

@@ -124,7 +124,7 @@ async fn answer(
 fn record(state: &State, connection: usize, head: http::request::Parts, raw: Bytes) -> (Recorded, Reply) {
     let mut book = state.book();
     let recorded = Recorded {
-        order: book.requests.len(),
+        order: book.taken + book.requests.len(),
         connection,
         at: Instant::now(),
         path: head.uri.path().to_owned(),
