@@ -94,18 +94,21 @@ pub struct HistoryDelta<'a> {
     session_info: SessionRow,
     #[serde(skip_serializing_if = "Option::is_none")]
     in_flight_run: Option<InFlightRun>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agents_list: Option<AgentsList>,
 }
 
 impl<'a> HistoryDelta<'a> {
-    /// The messages, where they end now, and the session.
+    /// The messages, where they end now, and the session; the agents only in `chat.startup`.
     pub fn new(
         messages: Vec<SessionMessage<'a>>,
         delta_cursor: String,
         session_info: SessionRow,
         in_flight_run: Option<InFlightRun>,
+        agents_list: Option<AgentsList>,
     ) -> Self {
         let pending_inputs = PendingInputs::default();
-        Self { kind: "delta", messages, delta_cursor, pending_inputs, session_info, in_flight_run }
+        Self { kind: "delta", messages, delta_cursor, pending_inputs, session_info, in_flight_run, agents_list }
     }
 }
 
@@ -571,7 +574,7 @@ mod tests {
         }
         "#);
         assert_eq!(to_value(HistoryReset::RESET).unwrap(), json!({"kind": "reset"}));
-        let delta = to_value(HistoryDelta::new(vec![], "c".into(), row(Extras::ALL), None)).unwrap();
+        let delta = to_value(HistoryDelta::new(vec![], "c".into(), row(Extras::ALL), None, None)).unwrap();
         let mut keys: Vec<_> = delta.as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(keys, ["deltaCursor", "kind", "messages", "pendingInputs", "sessionInfo"], "upstream's is closed");
