@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use watertight_core::SessionScope;
 use watertight_core::ids::TenantId;
@@ -12,6 +12,7 @@ use watertight_core::key::CanonicalKey;
 use crate::admission::Access;
 use crate::clock::Clock;
 use crate::event::SessionEvent;
+use crate::sync::{Mutex, lock};
 
 /// Which sessions a listener wants to hear, among those it may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +47,17 @@ struct Tenant {
 struct Seat {
     id: u64,
     access: Access,
-    interest: Mutex<Interest>,
-    watched: Mutex<HashSet<CanonicalKey>>,
+    wish: Mutex<Wish>,
     /// Buses it is on, so that leaving costs no walk over all the others.
     joined: Mutex<Vec<Weak<Stops>>>,
-    sink: Arc<dyn EventSink>,
+    /// None once the listener has left. Locked while an event is delivered, so that none comes after that.
+    sink: Mutex<Option<Arc<dyn EventSink>>>,
+}
+
+/// What a listener wants to hear.
+struct Wish {
+    interest: Interest,
+    watched: HashSet<CanonicalKey>,
 }
 
 /// The seats of one bus, by listener.
@@ -67,7 +74,7 @@ pub(crate) struct Bus {
     stops: Arc<Stops>,
 }
 
-/// A place in the hub. Dropping it ends the listening.
+/// A place in the hub. Dropping it ends the listening: no event is delivered once it is dropped.
 pub struct Listener {
     hub: Weak<Hub>,
     seat: Arc<Seat>,
@@ -100,10 +107,9 @@ impl Hub {
         let seat = Arc::new(Seat {
             id,
             access,
-            interest: Mutex::new(interest),
-            watched: Mutex::default(),
+            wish: Mutex::new(Wish { interest, watched: HashSet::new() }),
             joined: Mutex::default(),
-            sink,
+            sink: Mutex::new(Some(sink)),
         });
         let mut tenants = lock(&self.tenants);
         let tenant = tenants.entry(tenant_id).or_default();
@@ -136,7 +142,19 @@ impl Hub {
 
 impl Seat {
     fn wants(&self, key: &CanonicalKey) -> bool {
-        *lock(&self.interest) == Interest::Everything || lock(&self.watched).contains(key)
+        let wish = lock(&self.wish);
+        wish.interest == Interest::Everything || wish.watched.contains(key)
+    }
+
+    /// Delivers the event unless the listener has left, or no longer wants or may hear the session.
+    fn hear(&self, key: &CanonicalKey, event: &Arc<SessionEvent>) {
+        let sink = lock(&self.sink);
+        if let Some(sink) = &*sink
+            && self.wants(key)
+            && self.access.may_read(key, event.at)
+        {
+            sink.deliver(event);
+        }
     }
 }
 
@@ -162,12 +180,10 @@ impl Bus {
     pub(crate) fn publish(&self, event: &Arc<SessionEvent>) {
         #[cfg(watertight_leak)]
         crate::deliberate_leak::stray(self.tenant, event);
-        // No lock is held across a sink.
+        // No lock of more than one listener is held across a sink.
         let seats: Vec<Arc<Seat>> = lock(&self.stops.seats).values().cloned().collect();
         for seat in seats {
-            if seat.access.may_read(&self.key, event.at) {
-                seat.sink.deliver(event);
-            }
+            seat.hear(&self.key, event);
         }
     }
 }
@@ -194,7 +210,7 @@ impl Listener {
     #[must_use]
     pub fn watch(&self, key: &CanonicalKey) -> bool {
         {
-            let mut watched = lock(&self.seat.watched);
+            let watched = &mut lock(&self.seat.wish).watched;
             if watched.len() >= Self::MAX_WATCHED && !watched.contains(key) {
                 return false;
             }
@@ -203,14 +219,19 @@ impl Listener {
         if let Some(hub) = self.hub.upgrade()
             && hub.may_hear(&self.seat, key)
         {
-            hub.with_bus(&self.seat, key, |stops| stops.add(&self.seat));
+            // Asked again where buses are opened too: it may have been taken back since.
+            hub.with_bus(&self.seat, key, |stops| {
+                if self.seat.wants(key) {
+                    stops.add(&self.seat);
+                }
+            });
         }
         true
     }
 
     /// Hears every session it may read from now on.
     pub fn hear_everything(&self) {
-        *lock(&self.seat.interest) = Interest::Everything;
+        lock(&self.seat.wish).interest = Interest::Everything;
         let Some(hub) = self.hub.upgrade() else { return };
         let tenants = lock(&hub.tenants);
         if let Some(tenant) = tenants.get(&self.seat.access.tenant()) {
@@ -218,18 +239,25 @@ impl Listener {
         }
     }
 
-    /// Stops hearing it, unless everything is heard.
+    /// Stops hearing it, unless everything is heard: no event of it is delivered once this has returned.
     pub fn unwatch(&self, key: &CanonicalKey) {
-        lock(&self.seat.watched).remove(key);
-        let interest = *lock(&self.seat.interest);
-        if let (Interest::Watched, Some(hub)) = (interest, self.hub.upgrade()) {
-            hub.with_bus(&self.seat, key, |stops| stops.remove(self.seat.id));
+        {
+            let _no_delivery = lock(&self.seat.sink);
+            lock(&self.seat.wish).watched.remove(key);
+        }
+        if let Some(hub) = self.hub.upgrade() {
+            hub.with_bus(&self.seat, key, |stops| {
+                if !self.seat.wants(key) {
+                    stops.remove(self.seat.id);
+                }
+            });
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        lock(&self.seat.sink).take();
         let Some(hub) = self.hub.upgrade() else { return };
         if let Some(tenant) = lock(&hub.tenants).get_mut(&self.seat.access.tenant()) {
             tenant.listeners.remove(&self.seat.id);
@@ -240,9 +268,4 @@ impl Drop for Listener {
             }
         }
     }
-}
-
-/// A sink that panicked must not silence everybody else.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,9 @@
 //!
 //! What happens inside:
 //!
-//! * `registry`: which sessions have an actor.
+//! * `registry`: handing mail to actors, starting them.
+//! * `places`: which sessions have an actor.
+//! * `sync`: the locks of what is checked for every order of threads.
 //! * `actor`: one task per active session: its mailbox, its queue, the turn under way.
 //! * `prompt`: what a model is shown of a session.
 //! * `transcript`: reading the end of a transcript.
@@ -35,6 +37,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod hub;
+mod places;
 mod prompt;
 mod registry;
 pub mod report;
@@ -42,6 +45,7 @@ pub mod request;
 mod runs;
 pub mod state_dir;
 mod steward;
+mod sync;
 mod tools;
 mod transcript;
 pub mod view;

@@ -1,7 +1,6 @@
-//! Which sessions have an actor. Keyed by tenant and random session id, never by client text.
+//! The actors: handing mail to them, starting them, waiting for their end.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -12,46 +11,28 @@ use crate::actor::live::Live;
 use crate::actor::mail::{Mail, Submission, Why};
 use crate::actor::{MAX_QUEUED, Shared};
 use crate::error::EngineError;
-
-/// Active sessions at the most; each holds a task and the tail of its transcript.
-const MAX_ACTORS: usize = 100_000;
+use crate::places::{Door, Found, MAX_ACTORS, Mailbox, Places};
 
 pub(crate) struct Registry {
-    actors: Mutex<HashMap<(TenantId, SessionId), Entry>>,
+    places: Places<mpsc::Sender<Mail>>,
     tasks: TaskTracker,
-}
-
-struct Entry {
-    sender: mpsc::Sender<Mail>,
-    live: Arc<Live>,
 }
 
 impl Registry {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { actors: Mutex::default(), tasks: TaskTracker::new() })
+        Arc::new(Self { places: Places::new(), tasks: TaskTracker::new() })
     }
 
     /// Hands the submission to its session's actor, which is started where there is none.
     pub(crate) async fn submit(self: &Arc<Self>, shared: &Arc<Shared>, submission: Box<Submission>) {
         let id = (submission.scope.tenant(), submission.scope.session());
-        let (sender, submission) = {
-            let mut actors = self.lock();
-            match actors.get(&id) {
-                Some(entry) if !entry.sender.is_closed() => (entry.sender.clone(), submission),
-                _ if actors.len() >= MAX_ACTORS => {
-                    drop(actors);
-                    return submission.refuse(EngineError::QueueFull(MAX_ACTORS));
-                }
-                // None, or one that died in a panic and could not say goodbye.
-                _ => {
-                    let (sender, mailbox) = mpsc::channel(MAX_QUEUED);
-                    let live = Arc::new(Live::new(id.0, id.1));
-                    actors.insert(id, Entry { sender, live: live.clone() });
-                    let birth =
-                        Birth { shared: shared.clone(), registry: self.clone(), mailbox, live, first: submission };
-                    self.tasks.spawn(birth.live());
-                    return;
-                }
+        let sender = match self.places.enter(id, || mpsc::channel(MAX_QUEUED)) {
+            Found::Actor(sender) => sender,
+            Found::Full => return submission.refuse(EngineError::QueueFull(MAX_ACTORS)),
+            Found::Vacancy(mailbox, live) => {
+                let birth = Birth { shared: shared.clone(), registry: self.clone(), mailbox, live, first: submission };
+                self.tasks.spawn(birth.live());
+                return;
             }
         };
         if let Err(mpsc::error::SendError(Mail::Submit(submission))) = sender.send(Mail::Submit(submission)).await {
@@ -61,29 +42,22 @@ impl Registry {
 
     /// The mailbox of a session's actor, where it has one.
     pub(crate) fn sender(&self, tenant: TenantId, session: SessionId) -> Option<mpsc::Sender<Mail>> {
-        self.lock().get(&(tenant, session)).map(|entry| entry.sender.clone())
+        self.places.door((tenant, session))
     }
 
     /// What is going on in a session, where it has an actor.
     pub(crate) fn live(&self, tenant: TenantId, session: SessionId) -> Option<Arc<Live>> {
-        self.lock().get(&(tenant, session)).map(|entry| entry.live.clone())
+        self.places.live((tenant, session))
     }
 
     /// Forgets an idle actor unless mail has come; true means it is forgotten and must end.
     pub(crate) fn retire(&self, live: &Arc<Live>, mailbox: &mut mpsc::Receiver<Mail>) -> bool {
-        let mut actors = self.lock();
-        if !mailbox.is_empty() {
-            return false;
-        }
-        remove(&mut actors, live);
-        // Whoever still holds a sender gets the mail back and starts the next actor.
-        mailbox.close();
-        true
+        self.places.retire(live, mailbox)
     }
 
     /// Forgets an actor that ends.
     pub(crate) fn remove(&self, live: &Arc<Live>) {
-        remove(&mut self.lock(), live);
+        self.places.remove(live);
     }
 
     /// Waits until every actor has ended.
@@ -91,16 +65,20 @@ impl Registry {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(TenantId, SessionId), Entry>> {
-        self.actors.lock().unwrap_or_else(PoisonError::into_inner)
+impl Door for mpsc::Sender<Mail> {
+    fn is_closed(&self) -> bool {
+        Self::is_closed(self)
     }
 }
 
-fn remove(actors: &mut HashMap<(TenantId, SessionId), Entry>, live: &Arc<Live>) {
-    let id = (live.tenant, live.session);
-    // A successor may have the place already.
-    if actors.get(&id).is_some_and(|entry| Arc::ptr_eq(&entry.live, live)) {
-        actors.remove(&id);
+impl Mailbox for mpsc::Receiver<Mail> {
+    fn is_empty(&self) -> bool {
+        Self::is_empty(self)
+    }
+
+    fn close(&mut self) {
+        Self::close(self);
     }
 }

@@ -1,7 +1,7 @@
 //! Runs that are under way, for those who wait for their end.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use watertight_core::ids::{PrincipalId, RunId, TenantId};
 
 use crate::report::RunReport;
+use crate::sync::{Mutex, lock};
 
 /// Run ids are names under a tenant and a principal.
 pub(crate) type RunSpace = (TenantId, PrincipalId);
@@ -21,8 +22,15 @@ type Ending = watch::Receiver<Option<Arc<RunReport>>>;
 pub(crate) struct Runs {
     live: Mutex<HashMap<(RunSpace, RunId), Ending>>,
     /// Runs somebody waits for that are not under way.
-    expected: Mutex<HashMap<(RunSpace, RunId), Arc<Notify>>>,
+    expected: Mutex<HashMap<(RunSpace, RunId), Expected>>,
     ended: Notify,
+}
+
+/// A run that somebody waits for.
+#[derive(Default)]
+struct Expected {
+    begun: Arc<Notify>,
+    waiters: usize,
 }
 
 /// Somebody waits for this run to begin.
@@ -44,8 +52,8 @@ impl Runs {
         let (ending, receiver) = watch::channel(None);
         let name = (space, run.clone());
         lock(&self.live).insert(name.clone(), receiver);
-        if let Some(begun) = lock(&self.expected).get(&name) {
-            begun.notify_waiters();
+        if let Some(expected) = lock(&self.expected).get(&name) {
+            expected.begun.notify_waiters();
         }
         LiveRun { runs: self.clone(), name, ending }
     }
@@ -71,7 +79,12 @@ impl Runs {
     /// Watches for the run's beginning. Make it before looking, so that the beginning is not missed.
     pub(crate) fn expect(&self, space: RunSpace, run: &RunId) -> Expecting<'_> {
         let name = (space, run.clone());
-        let begun = lock(&self.expected).entry(name.clone()).or_default().clone();
+        let begun = {
+            let mut expected = lock(&self.expected);
+            let expected = expected.entry(name.clone()).or_default();
+            expected.waiters += 1;
+            expected.begun.clone()
+        };
         Expecting { runs: self, name, begun }
     }
 
@@ -100,15 +113,13 @@ impl Expecting<'_> {
 impl Drop for Expecting<'_> {
     fn drop(&mut self) {
         let mut expected = lock(&self.runs.expected);
-        // The map's and ours: nobody else waits.
-        if Arc::strong_count(&self.begun) <= 2 {
-            expected.remove(&self.name);
+        if let Some(run) = expected.get_mut(&self.name) {
+            run.waiters -= 1;
+            if run.waiters == 0 {
+                expected.remove(&self.name);
+            }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The run is not under way.
@@ -124,7 +135,13 @@ impl LiveRun {
 
 impl Drop for LiveRun {
     fn drop(&mut self) {
-        lock(&self.runs.live).remove(&self.name);
+        {
+            let mut live = lock(&self.runs.live);
+            // The run may have been begun anew by the session's next actor.
+            if live.get(&self.name).is_some_and(|ending| ending.same_channel(&self.ending.subscribe())) {
+                live.remove(&self.name);
+            }
+        }
         self.runs.ended.notify_waiters();
     }
 }
