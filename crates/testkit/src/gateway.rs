@@ -89,6 +89,13 @@ impl GatewaySetup {
         self.wrapper = command.iter().map(|&word| word.into()).collect();
     }
 
+    /// Asks a starting program this often whether it is ready: whoever measures starts needs to know it to the millisecond.
+    #[must_use]
+    pub fn asked_every(mut self, poll: Duration) -> Self {
+        self.poll = poll;
+        self
+    }
+
     /// The state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
@@ -159,7 +166,7 @@ impl GatewaySetup {
             output.collect(child.stderr.take().expect("stderr is piped")),
         ];
         let pid = child.id().expect("the child was just started");
-        let mut ticks = interval(POLL);
+        let mut ticks = interval(self.poll);
         let mut said = output.0.subscribe();
         let ready = timeout(PATIENCE, async {
             loop {

@@ -4,12 +4,14 @@
 //! * [`canary`]: unique markers, and an oracle that finds those of others.
 //! * [`gateway`]: the built program as a child process.
 //! * [`gateway_client`]: a WebSocket client of the gateway protocol.
+//! * [`disk`]: a disk under SQLite that loses power, lies about syncs, fails and fills up.
 //! * [`scope`]: session scopes for tests of what lies below admission.
 //!
 //! Everything here panics with a sentence when its own preconditions fail: that is a failed test. Every wait ends after
 //! [`PATIENCE`].
 
 pub mod canary;
+pub mod disk;
 pub mod gateway;
 pub mod gateway_client;
 pub mod mock_provider;
