@@ -54,7 +54,8 @@ impl GatewaySetup {
     /// A fresh state directory for this binary.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let dir = TempDir::with_prefix("watertight-test-").expect("a temporary directory");
-        let setup = Self { binary: binary.into(), dir, args: Vec::new(), env: Vec::new(), wrapper: Vec::new(), poll: POLL };
+        let setup =
+            Self { binary: binary.into(), dir, args: Vec::new(), env: Vec::new(), wrapper: Vec::new(), poll: POLL };
         let private = Permissions::from_mode(0o700);
         fs::create_dir(setup.state_dir()).expect("the state directory is made");
         fs::set_permissions(setup.state_dir(), private).expect("the state directory is made private");
