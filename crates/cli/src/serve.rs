@@ -45,6 +45,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     // Who started it may have closed stdout; that is no reason not to serve.
     let _ = std::io::stdout().write_all(banner.as_bytes());
 
+    engine.recover();
     let stop = CancellationToken::new();
     let options = ServerOptions {
         auth_mode: (&config.gateway.auth).into(),

@@ -23,6 +23,8 @@ pub enum ErrorCode {
     IdempotencyMismatch,
     /// The session's queue, or a limit of the caller, is full.
     TooBusy,
+    /// The session is at work and the caller did not want to wait.
+    SessionBusy,
     /// The session moved on (reset, switched) under the request.
     SessionChanged,
     /// A stored record failed its integrity check.
@@ -52,6 +54,7 @@ impl ErrorCode {
             Self::Forbidden => "forbidden",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::TooBusy => "too_busy",
+            Self::SessionBusy => "session_busy",
             Self::SessionChanged => "session_changed",
             Self::IntegrityError => "integrity_error",
             Self::StorageFull => "storage_full",
@@ -64,7 +67,7 @@ impl ErrorCode {
 
     /// Whether the same request may succeed later without a change.
     pub fn retryable(self) -> bool {
-        matches!(self, Self::TooBusy | Self::StorageFull | Self::StorageUnavailable | Self::Unavailable)
+        matches!(self, Self::TooBusy | Self::SessionBusy | Self::StorageFull | Self::StorageUnavailable | Self::Unavailable)
     }
 }
 

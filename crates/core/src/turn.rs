@@ -48,6 +48,14 @@ pub enum Turn {
 pub enum Command {
     /// The session's writer took the run.
     Claim,
+    /// A later process took the run up where its journal ends: the answer of call `round` (0 before the first) asked for
+    /// tools, and `waiting` have no recorded result.
+    Resume {
+        /// Which call; 0 when none was answered.
+        round: u32,
+        /// Calls without a recorded result, in the model's order.
+        waiting: Vec<ToolCall>,
+    },
     /// The model answered; the answer is stored together with what follows from it, and before that is carried out.
     Answered {
         /// Why it stopped.
@@ -124,6 +132,14 @@ impl Turn {
             (Self::Queued, Command::Claim) => {
                 *self = Self::Calling { round: 1 };
                 vec![Effect::CallModel { round: 1 }]
+            }
+            (Self::Queued, Command::Resume { round, waiting }) if waiting.is_empty() => {
+                *self = Self::Calling { round: round + 1 };
+                vec![Effect::CallModel { round: round + 1 }]
+            }
+            (Self::Queued, Command::Resume { round, waiting }) => {
+                *self = Self::Tools { round, waiting: waiting.clone() };
+                vec![Effect::RunTools(waiting)]
             }
             (Self::Calling { round }, Command::Answered { stop, calls }) => {
                 let round = *round;
@@ -211,6 +227,19 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_turn_goes_on_where_its_journal_ends() {
+        let mut turn = Turn::Queued;
+        assert_eq!(step(&mut turn, Command::Resume { round: 0, waiting: vec![] }), [Effect::CallModel { round: 1 }]);
+        let mut turn = Turn::Queued;
+        assert_eq!(step(&mut turn, Command::Resume { round: 2, waiting: vec![] }), [Effect::CallModel { round: 3 }]);
+        let mut turn = Turn::Queued;
+        let waiting = vec![call("b")];
+        let effects = step(&mut turn, Command::Resume { round: 2, waiting: waiting.clone() });
+        assert_eq!(effects, [Effect::RunTools(waiting)]);
+        assert_eq!(step(&mut turn, Command::ToolRecorded { call_id: "b".into() }), [Effect::CallModel { round: 3 }]);
+    }
+
+    #[test]
     fn a_model_that_never_stops_calling_tools_is_stopped() {
         let limits = TurnLimits { rounds: 2, calls_per_round: 4 };
         let mut turn = Turn::Calling { round: 2 };
@@ -228,6 +257,10 @@ mod tests {
     fn commands() -> impl Strategy<Value = Command> {
         prop_oneof![
             Just(Command::Claim),
+            (0..20_u32, prop::collection::vec("[a-c]", 0..3)).prop_map(|(round, ids)| Command::Resume {
+                round,
+                waiting: ids.iter().map(|id| call(id)).collect(),
+            }),
             Just(Command::Answered { stop: StopReason::Stop, calls: vec![] }),
             prop::collection::vec("[a-c]", 1..4).prop_map(|ids| Command::Answered {
                 stop: StopReason::ToolUse,

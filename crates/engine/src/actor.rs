@@ -4,6 +4,7 @@
 //! * `mail`: what it is asked.
 //! * `birth`: its start and end.
 //! * `acceptance`: letting turns in.
+//! * `resume`: taking up runs that were left open.
 //! * `active`: the turn under way: the model's stream, tools, coalesced deltas.
 //! * `ending`: how turns end.
 //! * `recent`: the newest entries, for prompts.
@@ -16,6 +17,7 @@ mod ending;
 pub(crate) mod live;
 pub(crate) mod mail;
 mod recent;
+mod resume;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,20 +29,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use watertight_core::SessionScope;
 use watertight_core::ids::{EntryId, RunId, UnixMillis};
-use watertight_core::run::{RunOptions, RunOutcome};
+use watertight_core::run::{RunOptions, RunOutcome, RunState};
 use watertight_core::transcript::Entry;
+use watertight_core::{Receipt, SessionScope};
 use watertight_provider::{ModelEvent, ProviderError};
 use watertight_store::model::{Batch, Committed, OpenSession};
 use watertight_store::{Store, StoreError};
 
+use crate::admission::Admission;
 use crate::catalog::{Catalog, ModelChoice};
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::event::{EventKind, Rendered, SessionEvent};
 use crate::hub::{Bus, Hub};
 use crate::prompt;
+use crate::recovery::{Awake, Recovery};
 use crate::registry::Registry;
 use crate::runs::{LiveRun, Runs};
 use crate::tools::Broker;
@@ -68,8 +72,10 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) runs: Arc<Runs>,
     pub(crate) catalog: Catalog,
+    pub(crate) admission: Admission,
     pub(crate) broker: Broker,
     pub(crate) clock: Clock,
+    pub(crate) recovery: Recovery,
     /// Set when no more runs are accepted.
     pub(crate) draining: AtomicBool,
     /// Cancelled when active runs must end now.
@@ -87,6 +93,14 @@ struct Queued {
     model: ModelChoice,
     options: RunOptions,
     live: LiveRun,
+    /// Set where a former process, or an actor that died, left the run open.
+    left: Option<Left>,
+}
+
+/// What the journal says of a run that was left open.
+struct Left {
+    restarts: u32,
+    state: RunState,
 }
 
 /// The task's state.
@@ -109,6 +123,8 @@ pub(crate) struct Actor {
     queue: VecDeque<Queued>,
     /// Turns that switch the generation, and all behind them, wait unacknowledged until the session is quiet.
     parked: VecDeque<Box<Submission>>,
+    /// Held until the runs that were found have ended.
+    awake: Option<Awake>,
     /// Set when the store says that this actor must not write any more.
     dying: bool,
 }
@@ -140,6 +156,7 @@ impl Actor {
                     let ended = self.abort(run.as_ref(), &reason).await;
                     let _ = reply.send(ended);
                 }
+                Wake::Mail(Some(Mail::TakeUp { awake })) => self.on_take_up(awake).await,
                 Wake::Mail(None) => break,
                 Wake::Model(event) => self.on_model(event).await,
                 Wake::Tool(done) => self.on_tool(done).await,
@@ -157,7 +174,6 @@ impl Actor {
                 }
             }
         }
-        // Acknowledged turns are in the journal; whoever waits here learns that this process did not finish them.
         self.abandon_all();
     }
 
@@ -207,15 +223,20 @@ impl Actor {
                 self.show_queue();
             }
         }
-        match self.queue.pop_front() {
-            Some(next) if !self.dying => self.begin(next).await,
-            Some(next) => self.queue.push_front(next),
-            None => self.settle_down(),
+        while self.active.is_none()
+            && !self.dying
+            && let Some(next) = self.queue.pop_front()
+        {
+            self.begin(next).await;
+        }
+        if self.active.is_none() && self.queue.is_empty() && self.parked.is_empty() {
+            self.settle_down();
         }
     }
 
     /// Nothing is left to do: keeps little while it waits for more.
     fn settle_down(&mut self) {
+        self.awake = None;
         if self.recent.as_ref().is_some_and(|recent| recent.bytes() > MAX_IDLE_BYTES) {
             self.recent = None;
         }
@@ -235,8 +256,11 @@ impl Actor {
             self.session.meta = meta;
         }
         if let Some(recent) = &mut self.recent {
-            let active = self.active.as_ref().map(|active| active.input);
-            let open = |turn| active == Some(turn) || self.queue.iter().any(|queued| queued.input == turn);
+            let active = &self.active;
+            let open = |turn| {
+                active.as_ref().is_some_and(|active| active.holds(turn))
+                    || self.queue.iter().any(|queued| queued.input == turn)
+            };
             recent.extend(committed.entries.iter().cloned(), open);
         }
         if self.bus.is_none() {
@@ -264,15 +288,27 @@ impl Actor {
 
     /// Bytes of the inputs that are acknowledged and not answered.
     fn open_bytes(&self) -> usize {
-        let active = self.active.as_ref().map_or(0, |active| active.input_bytes);
+        let active = self.active.as_ref().map_or(0, Active::input_bytes);
         active + self.queue.iter().map(|queued| queued.input_bytes).sum::<usize>()
+    }
+
+    /// Looks for runs that were left open, once more.
+    async fn on_take_up(&mut self, awake: Option<Awake>) {
+        self.awake = awake.or(self.awake.take());
+        let session = (self.session.record.tenant(), self.session.record.id());
+        match self.shared.recovery.take_up(session, self.now()).await {
+            Ok(left) => self.take_up(left).await,
+            Err(error) => tracing::error!(session = %session.1, "runs that were left open cannot be read: {error}"),
+        }
     }
 
     /// Ends the run, or every run, and answers with those that were not over yet.
     async fn abort(&mut self, run: Option<&RunId>, reason: &str) -> Vec<RunId> {
         let wanted = |id: &RunId| run.is_none_or(|run| run == id);
         let mut ended = Vec::new();
-        if self.active.as_ref().is_some_and(|active| wanted(&active.run)) {
+        // A run that the active one took up has become part of it.
+        let hit = |active: &Active| wanted(&active.run) || active.taken_up.iter().any(|taken| wanted(&taken.run));
+        if self.active.as_ref().is_some_and(hit) {
             ended.extend(self.abort_active(reason).await);
         }
         let (hit, kept): (VecDeque<_>, VecDeque<_>) = self.queue.drain(..).partition(|queued| wanted(&queued.run));
@@ -334,9 +370,16 @@ impl Actor {
     }
 
     fn show_queue(&self) {
-        let queued = self.queue.iter().map(|queued| &queued.run);
+        let taken_up = self.active.iter().flat_map(|active| &active.taken_up);
+        let queued = taken_up.chain(&self.queue).map(|queued| &queued.run);
         let parked = self.parked.iter().map(|parked| &parked.request.run);
         self.live.set_queue(queued.chain(parked).cloned().collect());
+    }
+
+    /// Where the session ends now.
+    fn receipt(&self) -> Receipt {
+        let head = &self.session.head;
+        Receipt { session: self.session.record.id(), seq: head.seq, chain: head.chain }
     }
 
     fn now(&self) -> UnixMillis {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use watertight_config::{Auth, Config};
 use watertight_core::grant::{Grants, Verb, VerbSet};
 use watertight_core::ids::{GenerationId, PrincipalId, RunId, TenantId, UnixMillis};
-use watertight_core::key::{CanonicalKey, Home, KeyPolicy, KeyRules};
-use watertight_core::principal::{CredentialRecord, Demand, PrincipalKind, Proof};
+use watertight_core::key::{CanonicalKey, Home, KeyError, KeyPolicy, KeyRules};
+use watertight_core::principal::{CredentialRecord, Demand, Principal, PrincipalKind, Proof};
 use watertight_core::run::RunRecord;
 use watertight_core::scope::{admit, authenticate, authorize};
 use watertight_core::{Caller, KeyPermit, SessionScope};
@@ -28,6 +28,15 @@ pub struct Access {
     grants: Grants,
     home: Home,
     rules: Arc<KeyRules>,
+}
+
+/// What a session's key says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// The agent that answers.
+    pub(crate) agent: String,
+    /// Whether it is the agent's main session.
+    pub(crate) is_main: bool,
 }
 
 /// What a client showed as its credential.
@@ -114,14 +123,22 @@ impl Admission {
             None => caller,
         };
         let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
-        let home = match caller.kind() {
-            PrincipalKind::Operator => Home::Operator,
-            PrincipalKind::User | PrincipalKind::Service => {
-                Home::user(&caller.principal().to_string()).map_err(|_| AuthFailure::Unavailable)?
-            }
-        };
-        let rules = self.rules.get(&caller.tenant()).unwrap_or(&self.strict).clone();
+        let home = home_of(caller.kind(), caller.principal()).map_err(|_| AuthFailure::Unavailable)?;
+        let rules = self.rules_of(caller.tenant()).clone();
         Ok(Access { caller, grants, home, rules })
+    }
+
+    fn rules_of(&self, tenant: TenantId) -> &Arc<KeyRules> {
+        self.rules.get(&tenant).unwrap_or(&self.strict)
+    }
+
+    /// What the key says of its session to this principal; none where no configured agent answers in it.
+    pub(crate) fn standing(&self, principal: &Principal, key: &CanonicalKey) -> Option<Standing> {
+        let rules = self.rules_of(principal.tenant);
+        let agent = rules.owner(key)?.as_str();
+        let home = home_of(principal.kind, principal.id).ok()?;
+        let is_main = rules.main_key(&home, Some(agent)).is_ok_and(|main| main == *key);
+        Some(Standing { agent: agent.to_owned(), is_main })
     }
 
     fn check(&self, record: &CredentialRecord, presented: Presented<'_>) -> Result<Caller, AuthFailure> {
@@ -200,6 +217,14 @@ impl Admission {
 }
 
 impl Access {
+    /// What an operator of tenant `default` would hold, for `interleavings`.
+    #[cfg(all(test, watertight_loom))]
+    pub(crate) fn of(caller: Caller, grants: Grants) -> Self {
+        let main = watertight_core::key::AgentId::parse("main").expect("an agent id");
+        let rules = KeyRules::new(KeyPolicy::Strict, watertight_core::key::Roster::single(main));
+        Self { caller, grants, home: Home::Operator, rules: Arc::new(rules) }
+    }
+
     /// The most this connection may do.
     pub fn verbs(&self) -> VerbSet {
         self.caller.ceiling()
@@ -237,4 +262,12 @@ impl Access {
 
 fn is_operator_token(text: &str) -> bool {
     Token::parse(text).is_ok_and(|token| token.kind() == TokenKind::Operator)
+}
+
+/// Where a principal's bare keys live.
+fn home_of(kind: PrincipalKind, principal: PrincipalId) -> Result<Home, KeyError> {
+    match kind {
+        PrincipalKind::Operator => Ok(Home::Operator),
+        PrincipalKind::User | PrincipalKind::Service => Home::user(&principal.to_string()),
+    }
 }

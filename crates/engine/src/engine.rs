@@ -31,12 +31,13 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::hub::{EventSink, Hub, Interest, Listener};
+use crate::recovery::Recovery;
 use crate::registry::Registry;
 use crate::request::Target;
 use crate::runs::Runs;
 use crate::state_dir::{OpenError, StateDir};
 use crate::steward;
-use crate::tools::Broker;
+use crate::tools::{Broker, Tool};
 use crate::view::{AgentView, ModelView};
 
 /// Rows of a list whose caller named no number.
@@ -50,14 +51,26 @@ pub struct Engine {
 
 struct Inner {
     config: Arc<Config>,
-    admission: Admission,
     shared: Arc<Shared>,
     registry: Arc<Registry>,
     sqlite: Arc<SqliteStore>,
-    interrupted: u64,
     opened_at: UnixMillis,
     /// Last, so that the directory is freed after everything in it is closed.
     dir: StateDir,
+}
+
+/// What an engine is made of beside its configuration.
+pub struct Parts {
+    /// The time.
+    pub clock: Clock,
+    /// Server-side tools beside the built-in ones.
+    pub tools: Vec<Box<dyn Tool>>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { clock: Clock::system(), tools: Vec::new() }
+    }
 }
 
 /// What was aborted.
@@ -108,14 +121,15 @@ impl SessionNames for Names {
 impl Engine {
     /// Opens the state directory, the keys and the store, and makes what a first start needs.
     pub async fn open(config: Arc<Config>, dir: StateDir) -> Result<Self, OpenError> {
-        Self::open_with_clock(config, dir, Clock::system()).await
+        Self::open_with(config, dir, Parts::default()).await
     }
 
-    /// [`Self::open`] under another clock.
-    pub async fn open_with_clock(config: Arc<Config>, dir: StateDir, clock: Clock) -> Result<Self, OpenError> {
+    /// [`Self::open`] with parts of one's own.
+    pub async fn open_with(config: Arc<Config>, dir: StateDir, parts: Parts) -> Result<Self, OpenError> {
+        let Parts { clock, tools } = parts;
         let opened_at = clock.now();
         let opened = steward::open(&config, dir.path(), opened_at).await?;
-        let sqlite = Arc::new(opened.store);
+        let sqlite = opened.store;
         let store: Arc<dyn Store> = sqlite.clone();
         let names: Arc<dyn SessionNames> = Arc::new(Names(sqlite.clone()));
         let catalog = Catalog::build(&config, &opened.tenants, &names)?;
@@ -125,14 +139,15 @@ impl Engine {
             hub: Hub::new(clock.clone()),
             runs: Arc::new(Runs::default()),
             catalog,
-            broker: Broker::built_in(),
+            admission,
+            broker: Broker::new(tools),
             clock,
+            recovery: Recovery::new(opened.housekeeping, opened.unfinished),
             draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
         });
         let registry = Registry::new();
-        let interrupted = opened.interrupted;
-        Ok(Self { inner: Arc::new(Inner { config, admission, shared, registry, sqlite, interrupted, opened_at, dir }) })
+        Ok(Self { inner: Arc::new(Inner { config, shared, registry, sqlite, opened_at, dir }) })
     }
 
     /// The configuration it runs under.
@@ -145,9 +160,25 @@ impl Engine {
         &self.inner.dir
     }
 
-    /// Runs a former process left open and this start ended as interrupted.
-    pub fn interrupted_at_start(&self) -> u64 {
-        self.inner.interrupted
+    /// Sessions with runs that a former process left open and nobody has taken up yet.
+    pub fn unfinished_sessions(&self) -> usize {
+        self.inner.shared.recovery.pending()
+    }
+
+    /// Takes up the runs that a former process left open, in the background (isolation.md C5). Without it they wait for
+    /// the next turn of their session.
+    pub fn recover(&self) {
+        tokio::spawn(Recovery::wake(self.inner.shared.clone(), self.inner.registry.clone()));
+    }
+
+    /// Makes a tenant of this name with one operator, who may do everything in it, and answers with the operator's
+    /// token, which is stored hashed and shown nowhere else. Refused when there is such a tenant.
+    pub async fn create_tenant(&self, name: &str) -> Result<String, EngineError> {
+        let Shared { recovery, clock, .. } = &*self.inner.shared;
+        match recovery.housekeeping().create_tenant(name, clock.now()).await? {
+            Some(token) => Ok(token.expose().to_string()),
+            None => Err(EngineError::Invalid(format!("There is a tenant named {name:?} already."))),
+        }
     }
 
     /// Waits for the check of a large store after an unclean end; ready at once where there is none. An error says what
@@ -168,7 +199,7 @@ impl Engine {
         presented: Presented<'_>,
         requested: Option<VerbSet>,
     ) -> Result<Access, AuthFailure> {
-        self.inner.admission.caller(presented, requested).await
+        self.inner.shared.admission.caller(presented, requested).await
     }
 
     /// The key a text names for this caller.

@@ -34,6 +34,9 @@ pub enum EngineError {
     /// The session's queue is full.
     #[error("Too many runs are waiting in this session ({0}). Try again when one has ended.")]
     QueueFull(usize),
+    /// The session is at work, and the caller's queue policy is to be refused then.
+    #[error("The session is at work. Try again when its run has ended, or choose another queue mode.")]
+    Busy,
     /// No agent of the configuration answers to the model name.
     #[error("{0}")]
     UnknownModel(String),
@@ -55,6 +58,7 @@ impl EngineError {
             Self::Changed(_) => ErrorCode::SessionChanged,
             Self::RunConflict => ErrorCode::IdempotencyMismatch,
             Self::QueueFull(_) => ErrorCode::TooBusy,
+            Self::Busy => ErrorCode::SessionBusy,
             Self::Draining => ErrorCode::Unavailable,
             Self::Store(error) => error.code(),
         }

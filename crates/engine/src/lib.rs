@@ -21,10 +21,11 @@
 //! * `actor`: one task per active session: its mailbox, its queue, the turn under way.
 //! * `prompt`: what a model is shown of a session.
 //! * `transcript`: reading the end of a transcript.
-//! * `tools`: server-side tools and their broker.
+//! * [`tools`]: server-side tools and their broker.
 //! * `runs`: runs under way, for those who wait for their end.
 //! * `catalog`: the configured agents and providers.
-//! * `steward`: housekeeping at start.
+//! * `steward`: housekeeping: keys, store, tenants.
+//! * `recovery`: runs that nobody is running.
 //! * [`clock`]: time as a value.
 
 mod actor;
@@ -37,8 +38,11 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod hub;
+#[cfg(all(test, watertight_loom))]
+mod interleavings;
 mod places;
 mod prompt;
+mod recovery;
 mod registry;
 pub mod report;
 pub mod request;
@@ -46,7 +50,7 @@ mod runs;
 pub mod state_dir;
 mod steward;
 mod sync;
-mod tools;
+pub mod tools;
 mod transcript;
 pub mod view;
 

@@ -6,12 +6,13 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use watertight_core::ids::{SessionId, TenantId};
 
-use crate::actor::birth::Birth;
+use crate::actor::birth::{Birth, Cause};
 use crate::actor::live::Live;
 use crate::actor::mail::{Mail, Submission, Why};
 use crate::actor::{MAX_QUEUED, Shared};
 use crate::error::EngineError;
 use crate::places::{Door, Found, MAX_ACTORS, Mailbox, Places};
+use crate::recovery::{Awake, SessionName};
 
 pub(crate) struct Registry {
     places: Places<mpsc::Sender<Mail>>,
@@ -30,14 +31,27 @@ impl Registry {
             Found::Actor(sender) => sender,
             Found::Full => return submission.refuse(EngineError::QueueFull(MAX_ACTORS)),
             Found::Vacancy(mailbox, live) => {
-                let birth = Birth { shared: shared.clone(), registry: self.clone(), mailbox, live, first: submission };
-                self.tasks.spawn(birth.live());
-                return;
+                return self.start(shared, mailbox, live, Cause::Submission(submission));
             }
         };
         if let Err(mpsc::error::SendError(Mail::Submit(submission))) = sender.send(Mail::Submit(submission)).await {
             submission.hand_back(Why::Moved);
         }
+    }
+
+    /// Has the session's actor take up runs that were left open; it is started where there is none.
+    pub(crate) async fn wake(self: &Arc<Self>, shared: &Arc<Shared>, name: SessionName, awake: Option<Awake>) {
+        match self.places.enter(name, || mpsc::channel(MAX_QUEUED)) {
+            // One that ends meanwhile has left nothing, or is woken again.
+            Found::Actor(sender) => drop(sender.send(Mail::TakeUp { awake }).await),
+            Found::Full => tracing::warn!(session = %name.1, "too many sessions are at work to take up runs left open"),
+            Found::Vacancy(mailbox, live) => self.start(shared, mailbox, live, Cause::Left(awake)),
+        }
+    }
+
+    fn start(self: &Arc<Self>, shared: &Arc<Shared>, mailbox: mpsc::Receiver<Mail>, live: Arc<Live>, cause: Cause) {
+        let birth = Birth { shared: shared.clone(), registry: self.clone(), mailbox, live, cause };
+        self.tasks.spawn(birth.live());
     }
 
     /// The mailbox of a session's actor, where it has one.

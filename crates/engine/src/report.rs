@@ -1,5 +1,6 @@
 //! What became of a run.
 
+use watertight_core::Receipt;
 use watertight_core::ids::{GenerationId, RunId, UnixMillis};
 use watertight_core::key::CanonicalKey;
 use watertight_core::run::RunOutcome;
@@ -32,4 +33,6 @@ pub struct RunReport {
     pub started_at: UnixMillis,
     /// When it ended.
     pub ended_at: UnixMillis,
+    /// Where its session ended right after it; none where that cannot be told any more.
+    pub receipt: Option<Receipt>,
 }

@@ -1,6 +1,7 @@
 //! What a surface asks for, in our words.
 
-use watertight_core::ids::{EntryId, GenerationId, RunId, UnixMillis};
+use watertight_core::Receipt;
+use watertight_core::ids::{EntryId, GenerationId, RunId, Seq, UnixMillis};
 use watertight_core::key::CanonicalKey;
 use watertight_core::run::RunOptions;
 use watertight_core::transcript::Block;
@@ -81,6 +82,10 @@ pub struct Accepted {
     pub message_seq: Option<u32>,
     /// When the input became durable.
     pub at: UnixMillis,
+    /// Proves later that the input is still there; none where it cannot be told any more.
+    pub receipt: Option<Receipt>,
+    /// The run that this one's queue policy ended.
+    pub interrupted: Option<RunId>,
     /// Whether this request started the run.
     pub disposition: Disposition,
 }
@@ -105,6 +110,15 @@ pub struct HistoryQuery {
     pub offset: u32,
     /// Bytes of message content at the most; the newest messages win.
     pub max_bytes: usize,
+}
+
+/// How far a client has read a session. A name like any other: it is looked up under the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The transcript it read.
+    pub generation: GenerationId,
+    /// The last entry it has; 0 before the first.
+    pub seq: Seq,
 }
 
 /// Names an existing session by something other than its key.

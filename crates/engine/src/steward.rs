@@ -1,4 +1,4 @@
-//! Housekeeping at start: the state directory's keys, the store, the tenant `default` and its operator.
+//! Housekeeping: the state directory's keys and store, tenants, and the runs that a former process left open.
 //!
 //! The only module that holds core's `Steward`; it yields no plaintext of any session.
 
@@ -6,15 +6,19 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use watertight_config::Config;
-use watertight_core::Steward;
-use watertight_core::ids::UnixMillis;
+use watertight_core::ids::{SessionId, TenantId, UnixMillis};
+use watertight_core::principal::Principal;
+use watertight_core::run::RunRecord;
+use watertight_core::scope::readmit;
+use watertight_core::{SessionScope, Steward};
 use watertight_seal::master::{MasterKey, MasterKeySource};
 use watertight_seal::token::{Token, TokenKind};
-use watertight_store::Store;
-use watertight_store::model::{NewTenant, TenantRow};
+use watertight_store::model::{NewTenant, OpenRun, TenantRow};
 use watertight_store::sqlite::SqliteStore;
+use watertight_store::{Store, StoreError};
 
 use crate::state_dir::OpenError;
 
@@ -23,32 +27,90 @@ pub(crate) const DEFAULT_TENANT: &str = "default";
 
 /// What a start finds or makes.
 pub(crate) struct Opened {
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Arc<SqliteStore>,
     /// Configured tenants that exist, `default` first.
     pub(crate) tenants: Vec<TenantRow>,
-    /// Runs a former process left open, now interrupted.
-    pub(crate) interrupted: u64,
+    /// Sessions in which a former process left runs open, the longest waiting first.
+    pub(crate) unfinished: Vec<(TenantId, SessionId)>,
+    pub(crate) housekeeping: Housekeeping,
 }
 
-/// Opens keys and store in `dir`, makes what a first start needs, and ends runs that a former process left open.
+/// The right to keep house.
+pub(crate) struct Housekeeping {
+    steward: Steward,
+    store: Arc<SqliteStore>,
+}
+
+/// A run that a former process left open, under what its principal may do now.
+pub(crate) struct Readmitted {
+    pub(crate) record: RunRecord,
+    pub(crate) principal: Principal,
+    pub(crate) scope: SessionScope,
+}
+
+/// Opens keys and store in `dir`, and makes what a first start needs.
 pub(crate) async fn open(config: &Config, dir: &Path, now: UnixMillis) -> Result<Opened, OpenError> {
     let master = master_key(config, dir)?;
     let store = SqliteStore::open(dir, &master).map_err(|error| OpenError::Store(error.to_string()))?;
     drop(master);
-    let steward = Steward::from_opened_keystore();
-    let failed = |error: watertight_store::StoreError| OpenError::Store(error.to_string());
+    let housekeeping = Housekeeping { steward: Steward::from_opened_keystore(), store: Arc::new(store) };
+    let Housekeeping { steward, store } = &housekeeping;
+    let failed = |error: StoreError| OpenError::Store(error.to_string());
 
     let mut tenants = Vec::new();
-    let found = store.find_tenant(&steward, DEFAULT_TENANT).await.map_err(failed)?;
+    let found = store.find_tenant(steward, DEFAULT_TENANT).await.map_err(failed)?;
     tenants.push(match found {
         Some(tenant) => tenant,
-        None => first_start(&store, &steward, dir, now).await?,
+        None => first_start(store, steward, dir, now).await?,
     });
     for name in config.tenants.keys().filter(|name| *name != DEFAULT_TENANT) {
-        tenants.extend(store.find_tenant(&steward, name).await.map_err(failed)?);
+        tenants.extend(store.find_tenant(steward, name).await.map_err(failed)?);
     }
-    let interrupted = store.interrupt_open_runs(&steward, now).await.map_err(failed)?;
-    Ok(Opened { store, tenants, interrupted })
+    let unfinished = store.unfinished(steward).await.map_err(failed)?;
+    Ok(Opened { store: store.clone(), tenants, unfinished, housekeeping })
+}
+
+impl Housekeeping {
+    /// The open runs of a session, in the order of their inputs, each under what its principal may do now. Those that
+    /// nobody may or can take up any more are ended as interrupted.
+    pub(crate) async fn take_up(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+        now: UnixMillis,
+    ) -> Result<Vec<Readmitted>, StoreError> {
+        let open = self.store.open_runs(&self.steward, tenant, session).await?;
+        for damaged in &open.damaged {
+            tracing::error!(%session, "a run that was left open cannot be read; it ends as interrupted");
+            self.store.interrupt_damaged_run(&self.steward, tenant, damaged, now).await?;
+        }
+        let mut readmitted = Vec::new();
+        for OpenRun { run, session, principal, auth_epoch, grants } in open.runs {
+            match readmit(&self.steward, &run, &session, principal, &grants, auth_epoch, now) {
+                Ok(scope) => readmitted.push(Readmitted { record: run, principal, scope }),
+                Err(_) => {
+                    tracing::warn!(session = %session.id(), "a run that was left open may not go on; it ends as interrupted");
+                    self.interrupt(tenant, &run, now).await?;
+                }
+            }
+        }
+        Ok(readmitted)
+    }
+
+    /// Ends a run that was left open as interrupted.
+    pub(crate) async fn interrupt(&self, tenant: TenantId, run: &RunRecord, now: UnixMillis) -> Result<(), StoreError> {
+        self.store.interrupt_run(&self.steward, tenant, run, now).await
+    }
+
+    /// Makes a tenant; `None` when there is one of this name.
+    pub(crate) async fn create_tenant(&self, name: &str, now: UnixMillis) -> Result<Option<Token>, StoreError> {
+        if self.store.find_tenant(&self.steward, name).await?.is_some() {
+            return Ok(None);
+        }
+        let token = Token::generate(TokenKind::Operator).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        self.store.ensure_tenant(&self.steward, NewTenant { name, operator_token: &token, now }).await?;
+        Ok(Some(token))
+    }
 }
 
 /// Where the operator's generated token lies.

@@ -24,11 +24,15 @@ const TIME_LIMIT: Duration = Duration::from_mins(1);
 
 /// What a tool may know about the run it serves.
 #[derive(Clone)]
-pub(crate) struct ToolContext {
-    pub(crate) scope: Arc<SessionScope>,
-    pub(crate) agent: String,
-    pub(crate) messages: u32,
-    pub(crate) now: UnixMillis,
+pub struct ToolContext {
+    /// The run's authority: its session and nothing else.
+    pub scope: Arc<SessionScope>,
+    /// The agent that answers.
+    pub agent: String,
+    /// Messages in the live generation.
+    pub messages: u32,
+    /// When the call was started.
+    pub now: UnixMillis,
 }
 
 /// What a call returned: text for the model, and whether it failed.
@@ -38,11 +42,16 @@ pub(crate) struct ToolOutput {
     pub(crate) is_error: bool,
 }
 
-type ToolFuture = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
+/// What a call comes to: text for the model, or one sentence about what went wrong.
+pub type ToolFuture = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
 
 /// One server-side tool.
-trait Tool: Send + Sync {
+pub trait Tool: Send + Sync {
+    /// What a model is told of it.
     fn spec(&self) -> ToolSpec;
+    /// Whether running a call twice does what running it once does. If not, a call that a crash cut short is never run
+    /// again: its outcome is unknown, and the model is told so (isolation.md C5).
+    fn is_idempotent(&self) -> bool;
     /// `Err` holds one sentence for the model.
     fn run(&self, context: ToolContext, arguments: Value) -> ToolFuture;
 }
@@ -53,8 +62,18 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn built_in() -> Self {
-        Self { tools: vec![Box::new(time::Time), Box::new(session_info::SessionInfo)] }
+    /// The built-in tools and `more`.
+    pub(crate) fn new(more: Vec<Box<dyn Tool>>) -> Self {
+        let mut tools: Vec<Box<dyn Tool>> = vec![Box::new(time::Time), Box::new(session_info::SessionInfo)];
+        tools.extend(more);
+        Self { tools }
+    }
+
+    /// Whether a call that may have run already may be run again.
+    pub(crate) fn may_repeat(&self, call: &ToolCall) -> bool {
+        let found = self.tools.iter().find(|tool| tool.spec().name == call.name);
+        // What does not exist has no effect.
+        found.is_none_or(|tool| tool.is_idempotent())
     }
 
     /// What a model is told it may ask for.
@@ -85,6 +104,13 @@ impl Broker {
 }
 
 impl ToolOutput {
+    /// The result of a call that was cut short and is not repeated.
+    pub(crate) fn unknown_outcome() -> Self {
+        let text = "unknown_outcome: the gateway stopped while this tool ran. Whether it took effect is not known; it \
+                    was not run again.";
+        Self { text: text.into(), is_error: true }
+    }
+
     pub(crate) fn content(&self) -> Vec<Block> {
         vec![Block::from_text(self.text.clone())]
     }
@@ -115,7 +141,7 @@ mod tests {
 
     #[test]
     fn tool_names_are_unique() {
-        let mut names: Vec<_> = Broker::built_in().specs().into_iter().map(|spec| spec.name).collect();
+        let mut names: Vec<_> = Broker::new(Vec::new()).specs().into_iter().map(|spec| spec.name).collect();
         let count = names.len();
         names.sort();
         names.dedup();

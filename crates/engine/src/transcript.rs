@@ -22,6 +22,13 @@ pub(crate) struct Extent {
     pub(crate) max_bytes: usize,
 }
 
+impl Extent {
+    /// The newest entry.
+    pub(crate) fn last() -> Self {
+        Self { limit: 1, skip: 0, max_bytes: 0 }
+    }
+}
+
 /// The newest entries of a generation that fit, oldest first.
 pub(crate) async fn tail(
     store: &dyn Store,

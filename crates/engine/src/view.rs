@@ -1,6 +1,6 @@
 //! A session as lists and descriptions show it.
 
-use watertight_core::ids::{GenerationId, RunId, UnixMillis};
+use watertight_core::ids::{GenerationId, RunId, Seq, UnixMillis};
 use watertight_core::key::CanonicalKey;
 use watertight_core::session::SessionMeta;
 use watertight_core::transcript::Entry;
@@ -48,10 +48,31 @@ pub struct History {
     pub entries: Vec<Entry>,
     /// Messages of the generation in all.
     pub total: u32,
+    /// The newest entry of the generation, whether on this page or not; 0 when there is none. With the session's
+    /// generation a [`Cursor`](crate::request::Cursor).
+    pub newest: Seq,
     /// Whether older messages exist.
     pub has_more: bool,
     /// The run that is answering now.
     pub in_flight: Option<InFlight>,
+}
+
+/// What a client missed.
+#[derive(Clone, Debug)]
+pub enum Changes {
+    /// The transcript the cursor belongs to is not live (any more), or does not reach so far: read it anew.
+    Reset,
+    /// Entries after the cursor, oldest first.
+    Since {
+        /// The session.
+        session: Box<SessionView>,
+        /// The entries.
+        entries: Vec<Entry>,
+        /// Whether more follow.
+        has_more: bool,
+        /// The run that is answering now; its text follows the newest entry.
+        in_flight: Option<InFlight>,
+    },
 }
 
 /// A run in the middle of its answer.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use watertight_core::ids::GenerationId;
+use watertight_core::run::QueuePolicy;
 use watertight_core::session::SessionStatus;
 use watertight_core::transcript::{EntryBody, Message, Provenance};
 use watertight_store::StoreError;
@@ -24,6 +25,9 @@ impl Actor {
             return submission.refuse(EngineError::QueueFull(waiting));
         }
         let busy = self.active.is_some() || !self.queue.is_empty();
+        if submission.request.options.queue == QueuePolicy::Reject && (busy || !self.parked.is_empty()) {
+            return submission.refuse(EngineError::Busy);
+        }
         if !self.parked.is_empty() || (busy && self.switch_of(&submission.request).is_some()) {
             // Only here may the turn wait for long. Before, its draft may prove to be another's, and it starts over.
             if let Some(taken) = submission.taken.take() {
@@ -124,7 +128,7 @@ impl Actor {
             self.scope = Arc::new(renewed);
         }
         let Submission { space, request, model, acknowledge, reply, .. } = *submission;
-        let accepted = Accepted {
+        let mut accepted = Accepted {
             run: request.run.clone(),
             key: committed.record.key().clone(),
             agent: self.agent.clone(),
@@ -132,18 +136,27 @@ impl Actor {
             input,
             message_seq: committed.entries.first().map(|entry| entry.message_seq),
             at: now,
+            receipt: Some(self.receipt()),
+            interrupted: None,
             disposition: Disposition::Started,
         };
-        let live = self.shared.runs.begin(space, &request.run);
-        self.queue.push_back(Queued {
+        let queued = Queued {
+            live: self.shared.runs.begin(space, &request.run),
             scope: Arc::new(scope),
             run: request.run.clone(),
             input,
             input_bytes: request.bytes(),
             model,
             options: request.options,
-            live,
-        });
+            left: None,
+        };
+        if queued.options.queue == QueuePolicy::Interrupt {
+            self.queue.push_front(queued);
+            // Before the acknowledgement: a crash in between leaves nobody who was told that the other run is over.
+            accepted.interrupted = self.abort_active("interrupt").await;
+        } else {
+            self.queue.push_back(queued);
+        }
         self.show_queue();
         acknowledge(&accepted);
         if created {

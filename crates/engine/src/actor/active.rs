@@ -1,5 +1,6 @@
 //! The turn under way.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use watertight_core::SessionScope;
 use watertight_core::ids::{EntryId, RunId, UnixMillis};
-use watertight_core::run::{FailureKind, RunOptions, RunOutcome, RunState};
+use watertight_core::run::{FailureKind, QueuePolicy, RunOptions, RunOutcome, RunState};
 use watertight_core::session::SessionStatus;
 use watertight_core::transcript::{Block, EntryBody, Message, ModelRef, Provenance, StopReason, ToolCall, Usage};
 use watertight_core::turn::{Command, Effect, Turn, TurnLimits};
@@ -17,6 +18,7 @@ use watertight_provider::{Answer, ModelEvent, ModelRequest, ModelStream, Provide
 use watertight_store::StoreError;
 use watertight_store::model::{Batch, NewEntry, RunChange};
 
+use super::ending::RETRY;
 use super::{Actor, DEFAULT_TIMEOUT, Queued, live, random_entry_id};
 use crate::catalog::ModelChoice;
 use crate::event::EventKind;
@@ -33,7 +35,11 @@ pub(super) struct Active {
     /// Its input's entry.
     pub(super) input: EntryId,
     /// Size of its input's content.
-    pub(super) input_bytes: usize,
+    input_bytes: usize,
+    /// The input it answers now: its own, or the latest one it took up.
+    asking: EntryId,
+    /// Runs whose inputs it took up on its way (`steer`); they end with it.
+    pub(super) taken_up: Vec<Queued>,
     pub(super) stream: Option<ModelStream>,
     pub(super) tools: JoinSet<ToolDone>,
     pub(super) flush_at: Option<Instant>,
@@ -71,7 +77,7 @@ pub(super) struct ToolDone {
 
 impl Active {
     fn new(queued: Queued, now: UnixMillis) -> Self {
-        let Queued { scope, run, input, input_bytes, model, options, live } = queued;
+        let Queued { scope, run, input, input_bytes, model, options, live, left: _ } = queued;
         let timeout = match options.timeout_ms {
             None => Some(DEFAULT_TIMEOUT),
             Some(0) => None,
@@ -81,6 +87,8 @@ impl Active {
             run,
             input,
             input_bytes,
+            asking: input,
+            taken_up: Vec::new(),
             stream: None,
             tools: JoinSet::new(),
             flush_at: None,
@@ -105,6 +113,16 @@ impl Active {
         }
     }
 
+    /// Whether this input is its own or one it took up.
+    pub(super) fn holds(&self, turn: EntryId) -> bool {
+        self.input == turn || self.taken_up.iter().any(|taken| taken.input == turn)
+    }
+
+    /// Size of all its inputs' content.
+    pub(super) fn input_bytes(&self) -> usize {
+        self.input_bytes + self.taken_up.iter().map(|taken| taken.input_bytes).sum::<usize>()
+    }
+
     pub(super) fn model_ref(&self) -> ModelRef {
         let (provider, model) = self.model.names();
         ModelRef { provider, model }
@@ -112,7 +130,7 @@ impl Active {
 
     fn entry(&self, message: Message, provenance: Provenance) -> NewEntry {
         let run = Some(self.run.clone());
-        let body = EntryBody { message, provenance, parent: None, run, turn: Some(self.input) };
+        let body = EntryBody { message, provenance, parent: None, run, turn: Some(self.asking) };
         NewEntry { id: random_entry_id(), body }
     }
 
@@ -133,7 +151,9 @@ impl Active {
 
     /// When it began and how it ended.
     pub(super) fn end_changes(&self, outcome: &RunOutcome) -> Vec<RunChange> {
-        vec![self.begun(), RunChange::End { id: self.run.clone(), outcome: outcome.clone() }]
+        let end = |id: &RunId| RunChange::End { id: id.clone(), outcome: outcome.clone() };
+        let taken_up = self.taken_up.iter().map(|taken| end(&taken.run));
+        [self.begun(), end(&self.run)].into_iter().chain(taken_up).collect()
     }
 
     fn begun(&self) -> RunChange {
@@ -144,7 +164,20 @@ impl Active {
 impl Actor {
     /// Claims the run. The journal's `claimed` and `calling` cost no write: until a tool's intent is recorded, a run
     /// may be started anew whatever else it did, so they would tell a recovery nothing that `queued` does not.
-    pub(super) async fn begin(&mut self, queued: Queued) {
+    pub(super) async fn begin(&mut self, mut queued: Queued) {
+        let left = queued.left.take();
+        if let Some(left) = &left {
+            if !self.may_start_anew(&queued, left).await {
+                if !self.end_queued(queued, RunOutcome::Interrupted).await && !self.dying {
+                    // The disk is full: nothing in this session could go on.
+                    tokio::time::sleep(RETRY).await;
+                }
+                return;
+            }
+            if self.dying {
+                return self.queue.push_front(queued);
+            }
+        }
         let now = self.now();
         let active = Active::new(queued, now);
         let run = active.run.clone();
@@ -161,7 +194,52 @@ impl Actor {
         let session = self.view();
         self.tell(EventKind::Started { started_at: now, session });
         self.tell(EventKind::StartingModel);
-        self.step(Command::Claim).await;
+        let command = match left {
+            Some(left) => self.resumption(left.state).await,
+            None => Command::Claim,
+        };
+        let resumed = matches!(command, Command::Resume { .. });
+        let Some(active) = &mut self.active else { return };
+        match &active.turn.step(command, TurnLimits::default())[..] {
+            [Effect::RunTools(calls)] if resumed => self.repeat_tools(calls.clone()).await,
+            _ => self.call_model().await,
+        }
+    }
+
+    /// Runs the calls that were cut short again, where that does no harm; the others end as unknown.
+    async fn repeat_tools(&mut self, calls: Vec<ToolCall>) {
+        let (repeated, unknown): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|call| self.shared.broker.may_repeat(call));
+        self.run_tools(repeated);
+        for call in unknown {
+            self.tell(EventKind::ToolStarted {
+                call_id: call.id.clone(),
+                name: call.name.clone(),
+                arguments: call.arguments.clone(),
+            });
+            self.on_tool(ToolDone { call, output: ToolOutput::unknown_outcome() }).await;
+        }
+    }
+
+    /// Takes up waiting inputs of the same principal that are to steer the active run, up to `last` or all of them.
+    pub(super) fn take_up_inputs(&mut self, last: Option<EntryId>) {
+        let Some(active) = &mut self.active else { return };
+        let principal = active.scope.principal();
+        let mut done = false;
+        let mut kept = VecDeque::new();
+        for queued in self.queue.drain(..) {
+            // Another principal's input would act with this one's rights.
+            let steers = queued.options.queue == QueuePolicy::Steer && queued.scope.principal() == principal;
+            if done || !steers {
+                kept.push_back(queued);
+                continue;
+            }
+            done = last == Some(queued.input);
+            active.asking = queued.input;
+            active.taken_up.push(queued);
+        }
+        self.queue = kept;
+        self.show_queue();
     }
 
     /// Publishes an event of the active run.
@@ -195,8 +273,10 @@ impl Actor {
             let message = format!("The transcript cannot be read: {error}.");
             return Box::pin(self.step(Command::CallFailed { kind, message })).await;
         }
+        self.take_up_inputs(None);
         let (Some(active), Some(recent)) = (&mut self.active, &self.recent) else { return };
-        let Some(messages) = prompt::messages(recent.entries(), active.input) else {
+        let waits = |turn| self.queue.iter().any(|queued| queued.input == turn);
+        let Some(messages) = prompt::messages(recent.entries(), active.asking, waits) else {
             let message = "The input is too far back in the session to be answered.".to_owned();
             return Box::pin(self.step(Command::CallFailed { kind: FailureKind::Unknown, message })).await;
         };
@@ -396,7 +476,7 @@ impl Actor {
                     let outcome = RunOutcome::Failed { kind: FailureKind::Unknown, message };
                     self.settle(outcome, None).await;
                 } else {
-                    self.lose(message);
+                    self.lose(&message);
                 }
                 false
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use watertight_core::ids::{EntryId, UnixMillis};
-use watertight_core::run::{FailureKind, RunOutcome};
+use watertight_core::run::RunOutcome;
 use watertight_core::session::{SessionMeta, SessionStatus};
 use watertight_core::transcript::{ModelRef, StopReason, Usage};
 use watertight_core::turn::Ending;
@@ -18,7 +18,7 @@ use crate::event::EventKind;
 use crate::report::RunReport;
 
 /// Time between two attempts to store the end of a run on a full disk.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl Actor {
     pub(super) async fn finish(&mut self, ending: Ending) {
@@ -83,7 +83,7 @@ impl Actor {
                     active.retry_at = Some(Instant::now() + RETRY);
                 }
             }
-            Err(error) => self.lose(format!("The gateway could not store the end of the run: {error}.")),
+            Err(error) => self.lose(&format!("the end of a run was not stored: {error}")),
         }
     }
 
@@ -112,27 +112,29 @@ impl Actor {
             last_usage: active.last_usage,
             started_at: active.started_at,
             ended_at: now,
+            receipt: Some(self.receipt()),
         });
         self.live.set_active(None);
         let session = self.view();
-        self.tell(EventKind::Ended { report: report.clone(), session });
-        if let Some(active) = self.active.take() {
-            active.live.end(report);
+        self.tell(EventKind::Ended { report: report.clone(), session: session.clone() });
+        let Some(active) = self.active.take() else { return };
+        active.live.end(report.clone());
+        for taken in active.taken_up {
+            let report = Arc::new(RunReport { run: taken.run.clone(), ..(*report).clone() });
+            self.publish(Some((taken.run, 1)), EventKind::Ended { report: report.clone(), session: session.clone() });
+            taken.live.end(report);
         }
+        self.show_queue();
     }
 
-    /// The store did not take what the run did: the run is over for this process, and so is this actor, which no
-    /// longer knows where the session stands. The journal still holds the run as open.
-    pub(super) fn lose(&mut self, message: String) {
+    /// The store did not take what the run did. This actor no longer knows where the session stands, and ends; the
+    /// journal still holds the run as open, and the next actor takes it up.
+    pub(super) fn lose(&mut self, message: &str) {
         tracing::error!(session = %self.session.record.id(), "{message}");
         self.dying = true;
-        let now = self.now();
-        let outcome = RunOutcome::Failed { kind: FailureKind::Unknown, message };
-        describe_end(&mut self.session.meta, &outcome, now);
-        self.conclude(outcome, now);
     }
 
-    /// Ends a run that never began. False when the disk was full: it goes on waiting.
+    /// Ends a run that never began. False when the store did not take it: it goes on waiting.
     pub(super) async fn end_queued(&mut self, queued: Queued, outcome: RunOutcome) -> bool {
         let batch = Batch {
             at: self.now(),
@@ -146,9 +148,9 @@ impl Actor {
                 return false;
             }
             Err(error) => {
-                let session = self.session.record.id();
-                tracing::error!(%session, "the end of a waiting run was not stored: {error}");
-                self.dying = true;
+                self.lose(&format!("the end of a waiting run was not stored: {error}"));
+                self.queue.push_back(queued);
+                return false;
             }
         }
         self.conclude_queued(queued, outcome);
@@ -171,32 +173,27 @@ impl Actor {
             last_usage: Usage::default(),
             started_at: now,
             ended_at: now,
+            receipt: Some(self.receipt()),
         });
         let session = self.view();
         self.publish(Some((queued.run.clone(), 1)), EventKind::Ended { report: report.clone(), session });
         queued.live.end(report);
     }
 
-    /// The gateway stops: every run ends as interrupted, durably where the store still takes it.
+    /// The gateway stops: the active run ends as interrupted, durably where the store still takes it. Those that wait
+    /// stay in the journal for the next process.
     pub(super) async fn interrupt_all(&mut self) {
         self.cancel();
         self.flush();
         let broken_off = self.active.as_ref().and_then(|active| active.broken_off(StopReason::Aborted, None));
         self.settle(RunOutcome::Interrupted, broken_off).await;
-        for queued in std::mem::take(&mut self.queue) {
-            self.end_queued(queued, RunOutcome::Interrupted).await;
-        }
         self.abandon_all();
     }
 
-    /// Lets go of everything without the store.
+    /// Lets go of everything without the store. Acknowledged turns stay in the journal, and the session shows them until
+    /// somebody takes them up.
     pub(super) fn abandon_all(&mut self) {
         self.cancel();
-        let now = self.now();
-        self.conclude(RunOutcome::Interrupted, now);
-        while let Some(queued) = self.queue.pop_front() {
-            self.conclude_queued(queued, RunOutcome::Interrupted);
-        }
         while let Some(submission) = self.parked.pop_front() {
             submission.hand_back(Why::Moved);
         }

@@ -6,6 +6,7 @@ use watertight_core::ids::{RunId, SessionId, TenantId, UnixMillis};
 use watertight_core::session::SessionMeta;
 use watertight_core::transcript::Message;
 
+use crate::recovery::SessionName;
 use crate::view::InFlight;
 
 /// Longest derived title, in characters.
@@ -29,6 +30,10 @@ struct State {
 impl Live {
     pub(crate) fn new(tenant: TenantId, session: SessionId) -> Self {
         Self { tenant, session, state: Mutex::default() }
+    }
+
+    pub(crate) fn name(&self) -> SessionName {
+        (self.tenant, self.session)
     }
 
     /// Active and waiting runs, oldest first.

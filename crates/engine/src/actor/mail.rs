@@ -4,8 +4,10 @@ use tokio::sync::{mpsc, oneshot};
 use watertight_core::SessionScope;
 use watertight_core::ids::RunId;
 
+use crate::admission::Standing;
 use crate::catalog::ModelChoice;
 use crate::error::EngineError;
+use crate::recovery::Awake;
 use crate::request::{Accepted, TurnRequest};
 use crate::runs::RunSpace;
 
@@ -13,6 +15,8 @@ use crate::runs::RunSpace;
 pub(crate) enum Mail {
     /// Accept a turn.
     Submit(Box<Submission>),
+    /// Take up runs that were left open.
+    TakeUp { awake: Option<Awake> },
     /// End one run, or all; answers with those that were not over yet.
     Abort { run: Option<RunId>, reason: String, reply: oneshot::Sender<Vec<RunId>> },
 }
@@ -21,8 +25,7 @@ pub(crate) enum Mail {
 pub(crate) struct Submission {
     pub(crate) scope: SessionScope,
     pub(crate) space: RunSpace,
-    pub(crate) agent: String,
-    pub(crate) is_main: bool,
+    pub(crate) standing: Standing,
     pub(crate) model: ModelChoice,
     pub(crate) digest: [u8; 32],
     pub(crate) request: TurnRequest,
@@ -66,6 +69,7 @@ pub(super) async fn give_back(mut mailbox: mpsc::Receiver<Mail>) {
     while let Some(mail) = mailbox.recv().await {
         match mail {
             Mail::Submit(submission) => submission.hand_back(Why::Moved),
+            Mail::TakeUp { .. } => {}
             Mail::Abort { reply, .. } => {
                 let _ = reply.send(Vec::new());
             }

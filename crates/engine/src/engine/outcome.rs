@@ -48,11 +48,12 @@ impl Engine {
                     report => return Ok(report),
                 }
             }
-            let record = self.inner.admission.run(access, run).await?;
+            let record = self.inner.shared.admission.run(access, run).await?;
             let open = record.as_ref().is_some_and(|record| record.outcome.is_none());
             if let Some(record) = &record {
                 let now = Instant::now();
-                let lost = open && now >= *lost_at.get_or_insert(now + BEGIN_GRACE);
+                let pending = self.inner.shared.recovery.is_pending((access.tenant(), record.session));
+                let lost = open && !pending && now >= *lost_at.get_or_insert(now + BEGIN_GRACE);
                 if !open || lost {
                     let outcome = record.outcome.clone().unwrap_or(RunOutcome::Interrupted);
                     return self.stored_report(access, record, &outcome).await.map(|report| report.map(Arc::new));
@@ -80,7 +81,7 @@ impl Engine {
         outcome: &RunOutcome,
     ) -> Result<Option<RunReport>, EngineError> {
         let key = CanonicalKey::from_stored(&record.key);
-        let scope = self.inner.admission.existing(access, Verb::Read, &key).await?;
+        let scope = self.inner.shared.admission.existing(access, Verb::Read, &key).await?;
         match scope.filter(|scope| scope.session() == record.session) {
             Some(scope) => self.report(access, &scope, record, outcome).await.map(Some),
             None => Ok(None),
@@ -95,9 +96,12 @@ impl Engine {
         record: &RunRecord,
         outcome: &RunOutcome,
     ) -> Result<RunReport, EngineError> {
-        let answer = match outcome {
-            RunOutcome::Completed { answer, .. } => self.inner.shared.store.entry(scope, *answer).await?,
-            _ => None,
+        let store = &self.inner.shared.store;
+        let (answer, receipt) = match outcome {
+            RunOutcome::Completed { answer, .. } => {
+                (store.entry(scope, *answer).await?, store.receipt(scope, *answer).await?)
+            }
+            _ => (None, None),
         };
         let (text, model, usage) = match answer.map(|entry| entry.body.message) {
             Some(message @ Message::Assistant { .. }) => {
@@ -120,6 +124,7 @@ impl Engine {
             last_usage: usage,
             started_at: record.started_at.unwrap_or(record.accepted_at),
             ended_at: record.ended_at.unwrap_or_else(|| self.inner.shared.clock.now()),
+            receipt,
         })
     }
 
@@ -145,7 +150,7 @@ impl Engine {
         reason: &str,
     ) -> Result<Aborted, EngineError> {
         let key = self.key_of(access, target)?;
-        let scope = self.inner.admission.existing(access, Verb::Write, &key).await?;
+        let scope = self.inner.shared.admission.existing(access, Verb::Write, &key).await?;
         let sender = scope.and_then(|scope| self.inner.registry.sender(scope.tenant(), scope.session()));
         let mut runs = Vec::new();
         if let Some(sender) = sender {

@@ -4,26 +4,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use watertight_core::grant::Verb;
-use watertight_core::ids::EntryId;
+use watertight_core::ids::{EntryId, Seq};
 use watertight_core::key::CanonicalKey;
 use watertight_core::session::SessionStatus;
-use watertight_store::model::{Archived, ListQuery, SessionRow};
+use watertight_core::transcript::Entry;
+use watertight_store::model::{Archived, EntryRange, ListQuery, SessionRow};
 
 use super::{DEFAULT_LIST_LIMIT, Engine, SessionFilter, agent_of};
 use crate::actor::live::Live;
 use crate::admission::Access;
 use crate::error::EngineError;
-use crate::request::{HistoryQuery, Selector, Target};
+use crate::prompt;
+use crate::request::{Cursor, HistoryQuery, Selector, Target};
 use crate::transcript::{self, Extent};
-use crate::view::{History, SessionList, SessionView};
+use crate::view::{Changes, History, SessionList, SessionView};
+
+/// Entries of one answer to what a client missed, at the most.
+const MAX_CHANGES: u32 = 1_000;
 
 impl Engine {
     /// A page of the session's live generation. A session that does not exist yet is empty.
     pub async fn history(&self, access: &Access, target: &Target, query: HistoryQuery) -> Result<History, EngineError> {
         let key = self.key_of(access, target)?;
-        let Some(scope) = self.inner.admission.existing(access, Verb::Read, &key).await? else {
+        let Some(scope) = self.inner.shared.admission.existing(access, Verb::Read, &key).await? else {
             let session = self.unborn(access, &key);
-            return Ok(History { session, entries: Vec::new(), total: 0, has_more: false, in_flight: None });
+            return Ok(History {
+                session,
+                entries: Vec::new(),
+                total: 0,
+                newest: Seq(0),
+                has_more: false,
+                in_flight: None,
+            });
         };
         let store = &self.inner.shared.store;
         let row = store.describe(&scope).await?;
@@ -31,28 +43,66 @@ impl Engine {
         let generation = row.record.generation_no();
         let extent = |limit, skip| Extent { limit, skip, max_bytes: query.max_bytes };
         let entries = transcript::tail(&**store, &scope, generation, extent(query.limit.max(1), query.offset)).await?;
-        let total = match query.offset {
-            0 => entries.last().map(|entry| entry.message_seq),
-            _ => {
-                let newest = transcript::tail(&**store, &scope, generation, extent(1, 0)).await?;
-                newest.last().map(|entry| entry.message_seq)
-            }
+        let end = |entries: &[Entry]| entries.last().map_or((0, Seq(0)), |entry| (entry.message_seq, entry.seq));
+        let (total, newest) = match query.offset {
+            0 => end(&entries),
+            _ => end(&transcript::tail(&**store, &scope, generation, extent(1, 0)).await?),
         };
         let has_more = entries.first().is_some_and(|entry| entry.message_seq > 1);
         let in_flight = live.as_ref().and_then(|live| live.in_flight());
         let session = self.view(access, row);
-        Ok(History { session, entries, total: total.unwrap_or(0), has_more, in_flight })
+        Ok(History { session, entries, total, newest, has_more, in_flight })
     }
 
-    /// One entry of a session, of any of its generations.
-    pub async fn entry(
+    /// What was added to the session's live generation after `cursor`: at most `limit` entries and about `max_bytes` of
+    /// content, but at least one entry where there is any. A client that listens first and asks then misses nothing:
+    /// what it hears twice has the same `seq`.
+    pub async fn changes(
         &self,
         access: &Access,
         target: &Target,
-        id: EntryId,
-    ) -> Result<Option<watertight_core::transcript::Entry>, EngineError> {
+        cursor: &Cursor,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Changes, EngineError> {
         let key = self.key_of(access, target)?;
-        match self.inner.admission.existing(access, Verb::Read, &key).await? {
+        let Some(scope) = self.inner.shared.admission.existing(access, Verb::Read, &key).await? else {
+            return Ok(Changes::Reset);
+        };
+        if *scope.generation() != cursor.generation {
+            return Ok(Changes::Reset);
+        }
+        let store = &self.inner.shared.store;
+        let row = store.describe(&scope).await?;
+        let live = self.live(&row);
+        let newest = transcript::tail(&**store, &scope, scope.generation_no(), Extent::last()).await?;
+        // A cursor beyond the end is of a transcript that was longer once, or made up.
+        if cursor.seq > newest.last().map_or(Seq(0), |entry| entry.seq) {
+            return Ok(Changes::Reset);
+        }
+        let after = EntryRange::After { after: cursor.seq, limit: limit.clamp(1, MAX_CHANGES) };
+        let mut entries = store.entries(&scope, scope.generation_no(), after).await?;
+        let mut left = max_bytes;
+        let fitting = entries.iter().take_while(|entry| {
+            let size = prompt::size(&entry.body.message);
+            let fits = size <= left;
+            left = left.saturating_sub(size);
+            fits
+        });
+        let fitting = fitting.count().max(1);
+        entries.truncate(fitting);
+        let has_more = match (entries.last(), newest.last()) {
+            (Some(read), Some(newest)) => read.seq < newest.seq,
+            _ => false,
+        };
+        let in_flight = live.as_ref().and_then(|live| live.in_flight());
+        Ok(Changes::Since { session: Box::new(self.view(access, row)), entries, has_more, in_flight })
+    }
+
+    /// One entry of a session, of any of its generations.
+    pub async fn entry(&self, access: &Access, target: &Target, id: EntryId) -> Result<Option<Entry>, EngineError> {
+        let key = self.key_of(access, target)?;
+        match self.inner.shared.admission.existing(access, Verb::Read, &key).await? {
             Some(scope) => Ok(self.inner.shared.store.entry(&scope, id).await?),
             None => Ok(None),
         }
@@ -77,7 +127,7 @@ impl Engine {
             limit: if filter.limit == 0 { DEFAULT_LIST_LIMIT } else { filter.limit },
             offset: filter.offset,
         };
-        let page = self.inner.admission.list(access, query).await?;
+        let page = self.inner.shared.admission.list(access, query).await?;
         let sessions = page.rows.into_iter().map(|row| self.view(access, row)).collect();
         Ok(SessionList { sessions, total: page.total })
     }
@@ -89,7 +139,7 @@ impl Engine {
     }
 
     async fn describe_key(&self, access: &Access, key: &CanonicalKey) -> Result<Option<SessionView>, EngineError> {
-        match self.inner.admission.existing(access, Verb::Read, key).await? {
+        match self.inner.shared.admission.existing(access, Verb::Read, key).await? {
             Some(scope) => {
                 let row = self.inner.shared.store.describe(&scope).await?;
                 Ok(Some(self.view(access, row)))
@@ -118,7 +168,7 @@ impl Engine {
                     Some(text) => Some(access.rules().agent(text)?.clone()),
                     None => None,
                 };
-                let mut hits = self.inner.admission.holding(access, id).await?;
+                let mut hits = self.inner.shared.admission.holding(access, id).await?;
                 hits.retain(|hit| {
                     hit.live && agent.as_ref().is_none_or(|agent| access.rules().owner(&hit.key) == Some(agent))
                 });
@@ -154,8 +204,9 @@ impl Engine {
         let mut view = self.unborn(access, record.key());
         let open = matches!(meta.status, SessionStatus::Running | SessionStatus::Queued);
         let former = updated_at < self.inner.opened_at;
-        if open && active_runs.is_empty() && former {
-            // A former process left the run open.
+        let pending = self.inner.shared.recovery.is_pending((record.tenant(), record.id()));
+        if open && active_runs.is_empty() && former && !pending {
+            // A former process left the run open, and it could not be taken up.
             meta.status = SessionStatus::Failed;
         } else if !open && !active_runs.is_empty() {
             meta.status = SessionStatus::Running;

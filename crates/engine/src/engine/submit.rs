@@ -8,7 +8,7 @@ use watertight_store::StoreError;
 
 use super::{Engine, agent_of};
 use crate::actor::mail::{Refused, Submission, Why};
-use crate::admission::Access;
+use crate::admission::{Access, Standing};
 use crate::error::EngineError;
 use crate::request::{Accepted, Disposition, GenerationChoice, TurnRequest};
 
@@ -54,7 +54,7 @@ impl Engine {
             GenerationChoice::Live => None,
             GenerationChoice::NamesNew(id) | GenerationChoice::MakeLive(id) => Some(id.clone()),
         };
-        let is_main = self.is_main(access, &key, &agent);
+        let standing = Standing { is_main: self.is_main(access, &key, &agent), agent };
         // Everything that travels to an actor comes back from one that cannot take it.
         let mut travelling = (
             request,
@@ -66,7 +66,7 @@ impl Engine {
             if !self.is_ready() {
                 return self.refuse(access, &key, request, acknowledge, EngineError::Draining).await;
             }
-            let scope = match self.inner.admission.existing(access, Verb::Write, &key).await? {
+            let scope = match self.inner.shared.admission.existing(access, Verb::Write, &key).await? {
                 Some(scope) => scope,
                 None => {
                     // Before a key is spent on a draft: a used run id is refused or answered for.
@@ -74,7 +74,7 @@ impl Engine {
                         acknowledge(&accepted);
                         return Ok(accepted);
                     }
-                    self.inner.admission.writable(access, &key, first_generation.as_ref()).await?
+                    self.inner.shared.admission.writable(access, &key, first_generation.as_ref()).await?
                 }
             };
             let (reply, answer) = oneshot::channel();
@@ -82,8 +82,7 @@ impl Engine {
                 digest: digest(&scope, &request),
                 scope,
                 space: access.run_space(),
-                agent: agent.clone(),
-                is_main,
+                standing: standing.clone(),
                 model: model.clone(),
                 request,
                 taken,
@@ -134,8 +133,8 @@ impl Engine {
         key: &CanonicalKey,
         request: &TurnRequest,
     ) -> Result<Option<Accepted>, EngineError> {
-        let Some(record) = self.inner.admission.run(access, &request.run).await? else { return Ok(None) };
-        let scope = self.inner.admission.existing(access, Verb::Read, key).await?;
+        let Some(record) = self.inner.shared.admission.run(access, &request.run).await? else { return Ok(None) };
+        let scope = self.inner.shared.admission.existing(access, Verb::Read, key).await?;
         let Some(scope) = scope.filter(|scope| digest(scope, request) == record.digest) else {
             return Err(EngineError::RunConflict);
         };
@@ -143,6 +142,7 @@ impl Engine {
             Some(outcome) => Disposition::Ended(Box::new(self.report(access, &scope, &record, outcome).await?)),
             None => Disposition::InFlight,
         };
+        let receipt = self.inner.shared.store.receipt(&scope, record.input).await?;
         Ok(Some(Accepted {
             run: record.id.clone(),
             key: key.clone(),
@@ -151,6 +151,8 @@ impl Engine {
             input: record.input,
             message_seq: None,
             at: record.accepted_at,
+            receipt,
+            interrupted: None,
             disposition,
         }))
     }

@@ -17,6 +17,10 @@ impl Tool for SessionInfo {
         }
     }
 
+    fn is_idempotent(&self) -> bool {
+        true
+    }
+
     fn run(&self, context: ToolContext, _arguments: Value) -> ToolFuture {
         let text = json!({
             "sessionKey": context.scope.key().as_str(),

@@ -16,6 +16,10 @@ impl Tool for Time {
         }
     }
 
+    fn is_idempotent(&self) -> bool {
+        true
+    }
+
     fn run(&self, context: ToolContext, _arguments: Value) -> ToolFuture {
         let text = json!({"utc": iso_8601(context.now.0), "unixMillis": context.now.0}).to_string();
         Box::pin(std::future::ready(Ok(text)))

@@ -15,12 +15,15 @@ use watertight_core::run::RunOptions;
 use watertight_core::transcript::Block;
 use watertight_engine::Engine;
 use watertight_engine::admission::{Access, Presented};
+use watertight_engine::engine::Parts;
 use watertight_engine::event::{EventKind, SessionEvent};
 use watertight_engine::hub::{EventSink, Interest, Listener};
 use watertight_engine::report::RunReport;
 use watertight_engine::request::{HistoryQuery, Target, TurnRequest};
 use watertight_engine::state_dir::StateDir;
+use watertight_engine::tools::{Tool, ToolContext, ToolFuture};
 use watertight_engine::view::History;
+use watertight_provider::ToolSpec;
 
 /// Longer than any turn here takes; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -37,11 +40,16 @@ impl World {
     }
 
     pub(crate) async fn open_in(dir: Arc<tempfile::TempDir>) -> Self {
+        Self::open_with(dir, Vec::new()).await
+    }
+
+    pub(crate) async fn open_with(dir: Arc<tempfile::TempDir>, tools: Vec<Box<dyn Tool>>) -> Self {
         let state: PathBuf = dir.path().join("state");
         let lock = StateDir::lock(&state).unwrap();
         let sources = Sources { state_dir: state.clone(), env: BTreeMap::new(), ..Sources::default() };
         let config = Config::load(sources).map_err(|errors| errors.to_string()).unwrap();
-        let engine = Engine::open(Arc::new(config), lock).await.unwrap();
+        let parts = Parts { tools, ..Parts::default() };
+        let engine = Engine::open_with(Arc::new(config), lock, parts).await.unwrap();
         let access = operator(&engine, None).await;
         Self { engine, access, dir }
     }
@@ -172,5 +180,35 @@ pub(crate) fn name(kind: &EventKind) -> &'static str {
         EventKind::ToolEnded { .. } => "tool-ended",
         EventKind::Ended { .. } => "ended",
         EventKind::Changed { .. } => "changed",
+    }
+}
+
+/// A tool of this name without effects that answers once it is let.
+pub(crate) fn gated_tool(name: &'static str) -> (Arc<Notify>, Box<dyn Tool>) {
+    let gate = Arc::new(Notify::new());
+    (gate.clone(), Box::new(Gated { name, gate }))
+}
+
+struct Gated {
+    name: &'static str,
+    gate: Arc<Notify>,
+}
+
+impl Tool for Gated {
+    fn spec(&self) -> ToolSpec {
+        let parameters = serde_json::json!({"type": "object"});
+        ToolSpec { name: self.name.into(), description: "Waits.".into(), parameters }
+    }
+
+    fn is_idempotent(&self) -> bool {
+        true
+    }
+
+    fn run(&self, _: ToolContext, _: serde_json::Value) -> ToolFuture {
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            gate.notified().await;
+            Ok("open".to_owned())
+        })
     }
 }
