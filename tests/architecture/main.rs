@@ -2,10 +2,12 @@
 //!
 //! * [`edges`]: which crate may depend on which.
 //! * [`capabilities`]: which module may make a capability or a record that one is made from.
+//! * [`lints`]: where `unsafe` may stand, and that every crate is under the workspace's lints.
 //! * [`source`]: Rust source as words, without comments and literals.
 
 mod capabilities;
 mod edges;
+mod lints;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -88,5 +90,19 @@ fn what_is_for_tests_is_switched_on_by_no_feature() {
 #[test]
 fn capabilities_are_made_only_in_their_places() {
     let violations: Vec<String> = workspace_sources(&workspace_root()).iter().flat_map(capabilities::check).collect();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn unsafe_code_stands_in_its_places_only() {
+    let root = workspace_root();
+    let violations: Vec<String> = workspace_sources(&root).iter().flat_map(lints::check).collect();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+    let manifests: Vec<PathBuf> = workspace_metadata(&root)
+        .workspace_packages()
+        .iter()
+        .map(|package| package.manifest_path.clone().into_std_path_buf())
+        .collect();
+    let violations = lints::check_manifests(&root, &manifests);
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }

@@ -30,7 +30,6 @@ mod recording;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 mod tests;
-#[allow(unsafe_code, reason = "SQLite takes its file functions as C function pointers")]
 mod vfs;
 
 pub use medium::{Image, Keep, Medium};

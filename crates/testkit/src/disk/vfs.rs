@@ -3,6 +3,8 @@
 //! A watched file is one allocation of SQLite's: [`File`], and behind it what the platform's functions keep. Everything
 //! that changes the disk goes through the file's [`Handle`], which is safe code and calls the platform's function itself.
 
+#![allow(unsafe_code, reason = "SQLite takes its file functions as C function pointers")]
+
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
