@@ -5,6 +5,7 @@
 //! * [`model`]: what goes in and comes out.
 //! * [`error`]: what a caller can act on.
 //! * [`sqlite`]: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
+//! * [`verification`]: what a proof of the stored sessions is asked for and what it finds.
 //! * `conformance`: the suite every implementation must pass, written against the trait. It makes capabilities, so it is
 //!   compiled for this crate's own tests only.
 
@@ -13,6 +14,7 @@ pub mod conformance;
 pub mod error;
 pub mod model;
 pub mod sqlite;
+pub mod verification;
 
 use std::future::Future;
 use std::pin::Pin;

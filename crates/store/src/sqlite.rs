@@ -7,6 +7,7 @@
 //! * [`keystore`]: `keys.db`. [`vault`]: the opened keys. [`pool`]: the keys of sessions to come, and the drafts.
 //! * [`rows`]: decoding and verification, the only place that makes core's records.
 //! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`], [`recovery`]: one per family of operations.
+//! * [`verifier`]: proving what is stored, beside a process that serves it.
 //! * [`fault`]: what SQLite's and seal's errors mean to a caller.
 //!
 //! Records are sealed and opened on the caller's side or on a reader's thread; the writer sees SQL only.
@@ -27,6 +28,7 @@ mod soundness;
 mod tenants;
 mod transcript;
 mod vault;
+mod verifier;
 mod writer;
 
 use std::path::Path;
@@ -56,6 +58,7 @@ use self::readers::Readers;
 use self::session::{FIRST_GENERATION, FIRST_LIFE, Site};
 use self::soundness::{Check, Finding, Soundness};
 use self::vault::Vault;
+pub use self::verifier::Verifier;
 use self::writer::Writer;
 use crate::model::{
     Batch, Committed, DamagedRun, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenRuns,

@@ -80,6 +80,30 @@ impl Keystore {
         Ok(Opened { keystore: Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) }, hasher, store_id })
     }
 
+    /// Opens the keystore for reading. Nothing is written, but for what SQLite rolls back where a process was killed in the
+    /// middle of a write.
+    pub(super) fn open_for_reading(path: &Path, root: &Root) -> Result<Opened, OpenError> {
+        let conn =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        checks::common_settings(&conn)?;
+        checks::pragma(&conn, "query_only", "ON", "1")?;
+        migration::demand_latest(&conn, migration::KEYS, path)?;
+        let (store_id, pepper) = identity(&conn)?;
+        let hasher = root.open_pepper(&pepper).map_err(|_| OpenError::WrongMasterKey)?;
+        checks::pragma(&conn, "cache_size", "-16384", "-16384")?;
+        Ok(Opened { keystore: Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) }, hasher, store_id })
+    }
+
+    /// Sessions of the tenant that were stored, as far as the keystore was told.
+    pub(super) fn known_stored(&self, tenant: TenantId) -> Result<Vec<SessionId>, StoreError> {
+        self.with(|conn| {
+            let mut statement =
+                conn.prepare("SELECT session FROM data_keys WHERE tenant = ?1 AND key_gen = 1 AND pooled = 0")?;
+            let sessions = statement.query_map([tenant.as_bytes()], |row| row.get(0).map(SessionId::from_bytes))?;
+            sessions.collect()
+        })
+    }
+
     /// Whether a keystore at `path` guards anything; asked when its store is missing.
     pub(super) fn guards_data(path: &Path) -> Result<bool, OpenError> {
         let conn =

@@ -1,5 +1,7 @@
 //! Schema migrations: numbered SQL files compiled in, applied once each, their checksums remembered.
 
+use std::path::Path;
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::OpenError;
@@ -44,6 +46,12 @@ pub(super) fn check(conn: &Connection, steps: &[Migration]) -> Result<u32, OpenE
         version = found;
     }
     Ok(version)
+}
+
+/// Refuses a database that lacks a step: who only reads cannot apply it.
+pub(super) fn demand_latest(conn: &Connection, steps: &[Migration], path: &Path) -> Result<(), OpenError> {
+    let latest = steps.last().map_or(0, |step| step.version);
+    if check(conn, steps)? == latest { Ok(()) } else { Err(OpenError::Unfinished { path: path.to_owned() }) }
 }
 
 /// Applies the steps that are missing and then `finish`, all in one transaction; returns the version reached.

@@ -56,6 +56,18 @@ pub enum OpenError {
         /// The database.
         path: PathBuf,
     },
+    /// Nothing is there to be read.
+    #[error("there is no store in {path}: name the state directory of a gateway that was started once")]
+    NoStore {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// The file lacks its schema, or a step of it, which only a start can bring.
+    #[error("{path} is not of the present schema: start the gateway once; it brings the file up to date")]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
+    },
     /// `keys.db` is there without the store.
     #[error("{path} exists but store.db beside it does not: restore store.db, or move keys.db away to start empty")]
     StoreMissing {

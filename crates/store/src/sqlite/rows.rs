@@ -25,8 +25,8 @@ pub(super) use self::authority::{
 pub(super) use self::entry::{EntryRaw, entry_place, entry_row, role};
 pub(super) use self::run::{RunRaw, RunRequest, how, outcome_place, request_place, run_row};
 pub(super) use self::session::{
-    Ending, Session, SessionRaw, closing_mac, ending, generation_place, generations, key_place, key_row, meta_place,
-    session_record,
+    Ending, Session, SessionRaw, closing_mac, ending, endings, generation_place, generations, key_place, key_row,
+    meta_place, session_record,
 };
 use super::vault::Vault;
 use crate::StoreError;

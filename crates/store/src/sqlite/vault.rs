@@ -211,6 +211,11 @@ impl Vault {
         Ok(found)
     }
 
+    /// Sessions of the tenant that were stored, as far as the keystore was told.
+    pub(super) fn known_stored(&self, tenant: TenantId) -> Result<Vec<SessionId>, StoreError> {
+        self.keystore.known_stored(tenant)
+    }
+
     /// Synced keystore transactions so far.
     pub(super) fn syncs(&self) -> u64 {
         self.keystore.syncs()

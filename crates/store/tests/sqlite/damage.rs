@@ -8,9 +8,11 @@ use watertight_core::scope::authorize;
 use watertight_store::conformance::world::{START, World, accepted, everything, generation, reading, run, said};
 use watertight_store::conformance::{Fixture, Subject};
 use watertight_store::model::{Batch, EntryRange, ListQuery, Switch};
+use watertight_store::verification::Selection;
 use watertight_store::{Store, StoreError};
 
 use crate::Sqlite;
+use crate::verification::{blob, verify};
 
 const ALL: EntryRange = EntryRange::Tail { limit: 100, skip: 0 };
 const VICTIM: &str = "agent:main:victim";
@@ -54,11 +56,9 @@ async fn filled(fixture: &Sqlite) -> World {
 async fn damaged(file: &str, what: &str, sql: &str) {
     let fixture = Sqlite::new();
     let world = filled(&fixture).await;
-    let id = async |key| {
-        let session = world.scope(&world.operator.caller, key).await.session();
-        format!("x'{}'", session.to_string().replace('-', ""))
-    };
-    let (victim, other) = (id(VICTIM).await, id(OTHER).await);
+    let id = async |key| world.scope(&world.operator.caller, key).await.session();
+    let (victim_id, other) = (id(VICTIM).await, blob(id(OTHER).await));
+    let victim = blob(victim_id);
     drop(world.store);
 
     let conn = fixture.database(file);
@@ -70,6 +70,9 @@ async fn damaged(file: &str, what: &str, sql: &str) {
     assert!(conn.total_changes() > before, "{what}: the statement changed nothing");
     drop(conn);
 
+    let verified = verify(fixture.path(), &Selection::default());
+    assert!(!verified.holds(), "{what}: the verification finds it too");
+    assert!(verified.problems.iter().all(|problem| problem.session == Some(victim_id)), "{what}: {verified:?}");
     let Subject { store, hasher } = fixture.open().await;
     let world = World { store, hasher, operator: world.operator };
     let found = read_all(&world, VICTIM).await;

@@ -16,7 +16,7 @@ use crate::Sqlite;
 const ALL: EntryRange = EntryRange::Tail { limit: 1000, skip: 0 };
 
 /// The files as a process that is killed now leaves them.
-fn killed_now(fixture: &Sqlite) -> Sqlite {
+pub(crate) fn killed_now(fixture: &Sqlite) -> Sqlite {
     let copy = Sqlite::new();
     for entry in fs::read_dir(fixture.path()).unwrap() {
         let entry = entry.unwrap();

@@ -9,6 +9,7 @@ mod durability;
 mod keys;
 mod opening;
 mod secrecy;
+mod verification;
 
 use std::path::Path;
 use std::sync::Arc;

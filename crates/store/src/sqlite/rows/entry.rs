@@ -6,7 +6,7 @@ use watertight_core::transcript::{Entry, EntryBody, Role};
 use watertight_seal::chain::{self, Chain};
 use watertight_seal::record::Place;
 
-use super::{RecordSite, unsigned};
+use super::{Ending, RecordSite, unsigned};
 use crate::StoreError;
 
 /// An entry's row as it stands in the database, with the link of its neighbour before.
@@ -34,6 +34,11 @@ impl EntryRaw {
             EXISTS (SELECT 1 FROM entries n WHERE n.tenant = e.tenant AND n.session = e.session AND n.seq = e.seq + 1)
         FROM entries e";
 
+    /// The same without the neighbours, for who reads every entry in order; such a row has no [`Self::open`].
+    pub(in crate::sqlite) const SELECT_ALONE: &str =
+        "SELECT e.seq, e.generation, e.message_seq, e.entry, e.lifecycle, e.role, e.at, e.body, e.chain, NULL, 0
+        FROM entries e";
+
     pub(in crate::sqlite) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             seq: unsigned(row, 0)?,
@@ -56,12 +61,10 @@ impl EntryRaw {
             1 => chain::START,
             _ => self.previous.ok_or(StoreError::Integrity("missing entry"))?,
         };
-        if !chain::same(&chain.link(&previous, self.seq, &self.body), &self.chain) {
+        if !self.follows(&previous, chain) {
             return Err(StoreError::Integrity("entry chain"));
         }
-        let row = entry_row(self.entry, self.message_seq, self.at);
-        let place = entry_place(&row, self.lifecycle, self.generation, self.seq, self.role);
-        let body: EntryBody = site.json(&place, &self.body)?;
+        let body = self.body(site)?;
         Ok(Entry {
             id: self.entry,
             seq: Seq(self.seq),
@@ -70,6 +73,32 @@ impl EntryRaw {
             at: UnixMillis(self.at),
             body,
         })
+    }
+
+    /// Whether its link is the one after `previous`.
+    pub(in crate::sqlite) fn follows(&self, previous: &[u8; 32], chain: &Chain) -> bool {
+        chain::same(&chain.link(previous, self.seq, &self.body), &self.chain)
+    }
+
+    /// Opens the body in its place.
+    pub(in crate::sqlite) fn body(&self, site: &RecordSite<'_>) -> Result<EntryBody, StoreError> {
+        let row = entry_row(self.entry, self.message_seq, self.at);
+        site.json(&entry_place(&row, self.lifecycle, self.generation, self.seq, self.role), &self.body)
+    }
+
+    /// Its id.
+    pub(in crate::sqlite) fn id(&self) -> EntryId {
+        self.entry
+    }
+
+    /// Its generation.
+    pub(in crate::sqlite) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Where its generation ends if it is the last.
+    pub(in crate::sqlite) fn ending(&self) -> Ending {
+        Ending { message_seq: self.message_seq, leaf: Some(self.entry) }
     }
 
     /// The chain up to and with this entry.

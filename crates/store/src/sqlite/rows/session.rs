@@ -1,5 +1,7 @@
 //! Sessions and their generations.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use watertight_core::ids::{
     EntryId, GenerationId, GenerationNo, Lifecycle, PrincipalId, Seq, SessionId, TenantId, UnixMillis,
@@ -93,6 +95,16 @@ impl SessionRaw {
         Ok(conn.prepare_cached(&sql)?.query_row((tenant.as_bytes(), session.as_bytes()), Self::read).optional()?)
     }
 
+    /// Where the row says that the session ends.
+    pub(in crate::sqlite) fn head(&self) -> Head {
+        Head {
+            seq: Seq(self.head_seq),
+            chain: self.head_chain,
+            message_seq: self.head_message_seq,
+            leaf: self.head_leaf,
+        }
+    }
+
     /// Opens and verifies the row.
     pub(in crate::sqlite) fn open(self, vault: &Vault) -> Result<Session, StoreError> {
         let keys = vault.tenant(self.tenant)?;
@@ -118,24 +130,19 @@ impl SessionRaw {
         if meta.label.as_deref().map(|label| keys.label_hash(label)) != self.label_hash {
             return Err(StoreError::Integrity("session label"));
         }
-        let (id_hash, id) = self.generation_id.ok_or(StoreError::Integrity("live generation"))?;
+        let (id_hash, id) = self.generation_id.as_ref().ok_or(StoreError::Integrity("live generation"))?;
         let record = SessionRecord::decode(SessionColumns {
             tenant: self.tenant,
             id: self.session,
             key,
             owner: self.owner,
-            generation: generation_id(&site, self.generation, &id_hash, &id)?,
+            generation: generation_id(&site, self.generation, id_hash, id)?,
             generation_no: GenerationNo(self.generation),
             lifecycle: Lifecycle(self.lifecycle),
             created_at: UnixMillis(self.created_at),
             draft: false,
         });
-        let head = Head {
-            seq: Seq(self.head_seq),
-            chain: self.head_chain,
-            message_seq: self.head_message_seq,
-            leaf: self.head_leaf,
-        };
+        let head = self.head();
         Ok(Session { record, meta, head, updated_at: UnixMillis(self.updated_at) })
     }
 }
@@ -202,7 +209,7 @@ pub(in crate::sqlite) fn generations(
 }
 
 /// Where a generation that is not live ends.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::sqlite) struct Ending {
     pub(in crate::sqlite) message_seq: u32,
     pub(in crate::sqlite) leaf: Option<EntryId>,
@@ -221,16 +228,25 @@ pub(in crate::sqlite) fn closing_mac(chain: &Chain, lifecycle: u32, generation: 
 }
 
 /// Where generation `no` of the session ended; none when there is no such generation or it is the live one.
-///
-/// A generation that was reopened and closed again has had several ends, each with a sound MAC, so an older one could
-/// be put back and would hide what came after it. The ends of all generations together are as many messages as the
-/// session's head counts, and the head's own MAC is of now: that leaves no room for an older end.
 pub(in crate::sqlite) fn ending(
     conn: &Connection,
     keys: &TenantKeys,
     session: &Session,
     no: u32,
 ) -> Result<Option<Ending>, StoreError> {
+    Ok(endings(conn, keys, session)?.remove(&no))
+}
+
+/// Where each generation of the session ended that is not the live one.
+///
+/// A generation that was reopened and closed again has had several ends, each with a sound MAC, so an older one could
+/// be put back and would hide what came after it. The ends of all generations together are as many messages as the
+/// session's head counts, and the head's own MAC is of now: that leaves no room for an older end.
+pub(in crate::sqlite) fn endings(
+    conn: &Connection,
+    keys: &TenantKeys,
+    session: &Session,
+) -> Result<HashMap<u32, Ending>, StoreError> {
     let damaged = || StoreError::Integrity("generation end");
     let (id, live) = (session.record.id(), session.record.generation_no().0);
     let chain = keys.chain(id);
@@ -239,7 +255,7 @@ pub(in crate::sqlite) fn ending(
          WHERE tenant = ?1 AND session = ?2 AND generation <> ?3",
     )?;
     let mut rows = statement.query(params![keys.tenant().as_bytes(), id.as_bytes(), live])?;
-    let (mut found, mut messages) = (None, u64::from(session.head.message_seq));
+    let (mut found, mut messages) = (HashMap::new(), u64::from(session.head.message_seq));
     while let Some(row) = rows.next()? {
         type Columns = (u32, Option<u32>, Option<u32>, Option<[u8; 16]>, Option<[u8; 32]>);
         let (generation, Some(lifecycle), Some(message_seq), leaf, Some(mac)) = Columns::try_from(row)? else {
@@ -250,9 +266,7 @@ pub(in crate::sqlite) fn ending(
             return Err(damaged());
         }
         messages += u64::from(message_seq);
-        if generation == no {
-            found = Some(ending);
-        }
+        found.insert(generation, ending);
     }
     if messages == session.head.seq.0 { Ok(found) } else { Err(damaged()) }
 }
