@@ -5,11 +5,12 @@ CARGO ?= cargo
 CLIENTS := tests/clients
 INSTALLED := $(CLIENTS)/node_modules/.package-lock.json
 
-.PHONY: help run test clients bench lint fmt
+.PHONY: help run test clients crash bench lint fmt
 
 help:
 	@echo 'make run    build the release and start the gateway (ARGS="--listen 127.0.0.1:0" and the like)'
 	@echo 'make test   every test, official clients included'
+	@echo 'make crash  kill the release under load, again and again (CYCLES=10000 WRITERS=64 SEED=...)'
 	@echo 'make bench  figures: load and latency'
 	@echo 'make lint   formatting, clippy, and cargo-deny where it is installed'
 	@echo 'make fmt    format the sources'
@@ -28,6 +29,15 @@ clients:
 	elif [ ! -e $(INSTALLED) ] || [ $(CLIENTS)/package-lock.json -nt $(INSTALLED) ]; then \
 	    cd $(CLIENTS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
 	fi
+
+# The machines of docs/reliability.md in their long forms; `make test` runs the short ones.
+CYCLES ?= 10000
+WRITERS ?= 64
+
+crash:
+	$(CARGO) build --release --locked -p watertight-cli
+	WATERTIGHT_CRASH_CYCLES=$(CYCLES) WATERTIGHT_CRASH_WRITERS=$(WRITERS) WATERTIGHT_CRASH_SEED=$(SEED) \
+	    $(CARGO) test --release --locked -p watertight-tests --test crash -- --nocapture nothing_acknowledged
 
 bench:
 	$(CARGO) build --release --locked -p watertight-cli -p watertight-bench

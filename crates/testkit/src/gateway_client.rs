@@ -187,7 +187,7 @@ impl GatewayClient {
             hello: Value::Null,
             next_id: AtomicU64::new(1),
         };
-        match client.wait_for_event(&|frame| frame["event"] == "connect.challenge").await {
+        match client.wait_for_event(|frame| frame["event"] == "connect.challenge").await {
             Some(challenge) => client.challenge = challenge["payload"].clone(),
             None => return Err(ConnectError::Closed(client.closed().await)),
         }
@@ -247,7 +247,7 @@ impl GatewayClient {
 
     /// Waits for an event that fits, among those that came and were not returned yet; others stay. Takes whole frames.
     pub async fn next_event(&self, fits: impl Fn(&Value) -> bool) -> Value {
-        match self.wait_for_event(&fits).await {
+        match self.wait_for_event(fits).await {
             Some(event) => event,
             None => panic!("the connection closed first; {}", self.story()),
         }
@@ -260,7 +260,7 @@ impl GatewayClient {
 
     /// [`Self::next_event`]; none when the connection closes first.
     pub async fn event_or_close(&self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
-        self.wait_for_event(&fits).await
+        self.wait_for_event(fits).await
     }
 
     /// Every event frame so far, in the order they came.
@@ -307,7 +307,7 @@ impl GatewayClient {
     }
 
     /// None when the connection closed first.
-    async fn wait_for_event(&self, fits: &dyn Fn(&Value) -> bool) -> Option<Value> {
+    async fn wait_for_event(&self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
         let mut progress = self.shared.progress.subscribe();
         let wait = async {
             loop {
