@@ -11,7 +11,7 @@ help:
 	@echo 'make run    build the release and start the gateway (ARGS="--listen 127.0.0.1:0" and the like)'
 	@echo 'make test   every test, official clients included'
 	@echo 'make crash  kill the release under load, again and again (CYCLES=10000 WRITERS=64 SEED=...)'
-	@echo 'make bench  figures: load and latency'
+	@echo 'make bench  figures: load and latency, as a table and as JSON (ARGS=--quick takes seconds)'
 	@echo 'make lint   formatting, clippy, and cargo-deny where it is installed'
 	@echo 'make fmt    format the sources'
 
@@ -41,7 +41,7 @@ crash:
 
 bench:
 	$(CARGO) build --release --locked -p watertight-cli -p watertight-bench
-	target/release/watertight-bench $(ARGS)
+	$(CARGO) run --release --locked --quiet -p watertight-bench -- $(ARGS)
 
 lint:
 	$(CARGO) fmt --all --check

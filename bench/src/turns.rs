@@ -1,148 +1,178 @@
-//! Turns over the WebSocket: acknowledged, streamed, final.
+//! Turns: every surface at full speed, then `chat.send` at a pace and alone, each beside the model without a gateway.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use hdrhistogram::Histogram;
-use serde_json::{Value, json};
-use watertight_testkit::gateway::{Gateway, GatewaySetup};
-use watertight_testkit::gateway_client::{ConnectOptions, GatewayClient};
-use watertight_testkit::mock_provider::{MockProvider, Reply};
+use std::path::Path;
+use watertight_testkit::gateway::Gateway;
 
-use crate::figures::{Report, histogram};
-use crate::{Options, floor, process};
+use crate::figures::{Added, Load, Quantiles, Report, Shape, histogram};
+use crate::load::{Crowd, Until};
+use crate::process::{self, Each, Programs};
+use crate::stage::{self, Model};
+use crate::user::{Surface, World};
+use crate::{Options, floor, progress};
 
-/// How long the floor is measured, before and after the turns.
-const FLOOR_TIME: Duration = Duration::from_secs(1);
-
-/// What one session took, in microseconds from sending.
-struct Taken {
-    acknowledged: Histogram<u64>,
-    first_text: Histogram<u64>,
-    done: Histogram<u64>,
+/// What turns are measured with.
+struct Bench<'a> {
+    options: &'a Options,
+    report: &'a mut Report,
+    model: &'a Model,
+    programs: Programs,
+    world: Arc<World>,
+    state_dir: &'a Path,
+    commits: Histogram<u64>,
 }
 
-impl Taken {
-    fn new() -> Self {
-        Self { acknowledged: histogram(), first_text: histogram(), done: histogram() }
-    }
+pub(crate) async fn measure(
+    report: &mut Report,
+    binary: &Path,
+    model: &Model,
+    sessions: &Arc<AtomicU32>,
+    options: &Options,
+) -> Result<()> {
+    let setup = stage::setup(binary, model);
+    let gateway = setup.start().await;
+    let state_dir = setup.state_dir();
+    let mut bench = Bench {
+        options,
+        report,
+        model,
+        programs: stage::programs(&gateway, model)?,
+        world: stage::world(&gateway, model, "main", options.conversation, sessions),
+        state_dir: &state_dir,
+        commits: histogram(),
+    };
+    bench.run(&gateway).await?;
+    gateway.terminate().await;
+    Ok(())
+}
 
-    fn add(&mut self, other: &Self) -> Result<()> {
-        self.acknowledged.add(&other.acknowledged)?;
-        self.first_text.add(&other.first_text)?;
-        self.done.add(&other.done)?;
+impl Bench<'_> {
+    async fn run(&mut self, gateway: &Gateway) -> Result<()> {
+        let many = self.options.sessions;
+        self.commit()?;
+        for surface in [Surface::Direct, Surface::ChatSend, Surface::ChatSendFresh, Surface::Agent] {
+            self.load(surface, Shape::FullSpeed, many).await?;
+            self.commit()?;
+        }
+        let full = self.report.load(Surface::ChatSend, |shape| shape == Shape::FullSpeed);
+        let pace = Shape::Paced(full.map_or(1.0, |load| load.turns_per_second) * self.options.pace);
+        for surface in [Surface::Direct, Surface::ChatSend] {
+            self.load(surface, pace, many).await?;
+        }
+        self.commit()?;
+        for surface in [Surface::Direct, Surface::ChatSend] {
+            self.load(surface, Shape::Alone, 1).await?;
+        }
+        self.commit()?;
+        self.report.commit_ms = Quantiles::of(&self.commits);
+        self.judge();
+        self.report.model = Some(self.model.seen().await?);
+        if gateway.output().contains("ERROR") {
+            self.report.fault(format!("the gateway reports errors:\n{}", gateway.output()));
+        }
         Ok(())
     }
-}
 
-pub(crate) async fn measure(binary: &Path, options: &Options) -> Result<Report> {
-    let mut report = Report::default();
-    let provider = MockProvider::start().await;
-    let chunks = options.chunks;
-    provider.answer_with(move |_| Some(Reply::pieces((0..chunks).map(|n| format!("chunk {n} ")))));
-    let setup = GatewaySetup::new(binary).config(&format!(
-        "[[agents]]\nid = \"main\"\nmodel = \"mock/m\"\n[providers.mock]\nkind = \"openai\"\nbase_url = \"{}\"\n",
-        provider.base_url()
-    ));
-
-    let mut commits = floor::synced_commits(&setup.state_dir(), FLOOR_TIME)?;
-    let started = Instant::now();
-    let gateway = setup.start().await;
-    report.add("first start to ready", started.elapsed().as_secs_f64() * 1000.0, "ms");
-    gateway.terminate().await;
-    let started = Instant::now();
-    let gateway = setup.start().await;
-    report.add("start to ready (asked every 20 ms)", started.elapsed().as_secs_f64() * 1000.0, "ms");
-    report.add("resident, idle", process::resident(gateway.pid())?, "MiB");
-
-    let mut clients = Vec::new();
-    for session in 0..options.sessions {
-        clients.push(watching(&gateway, &format!("agent:main:bench-{session}")).await?);
+    /// A sample of the floor.
+    fn commit(&mut self) -> Result<()> {
+        let taken = floor::synced_commits(self.state_dir, Duration::from_secs_f64(self.options.seconds.min(1.0)))?;
+        self.report.commit_samples_ms.extend(Quantiles::of(&taken));
+        self.commits.add(&taken)?;
+        Ok(())
     }
-    // One turn each first: connections to the provider, page cache, session actors.
-    all_sessions(clients.iter(), 1).await?;
-    let cpu_before = process::cpu(gateway.pid())?;
-    let start = Instant::now();
-    let taken = all_sessions(clients.iter(), options.turns).await?;
-    let elapsed = start.elapsed().as_secs_f64();
-    let cpu = process::cpu(gateway.pid())?.saturating_sub(cpu_before);
-    commits.add(&floor::synced_commits(&setup.state_dir(), FLOOR_TIME)?)?;
 
-    let turns = (options.sessions * options.turns) as f64;
-    report.add("turns a second", turns / elapsed, "1/s");
-    report.add("gateway CPU a turn", cpu.as_secs_f64() * 1000.0 / turns, "ms");
-    report.add_latency("acknowledged", &taken.acknowledged);
-    report.add_latency("first text", &taken.first_text);
-    report.add_latency("final", &taken.done);
-    report.add_latency("floor: one synced commit", &commits);
+    async fn load(&mut self, surface: Surface, shape: Shape, sessions: usize) -> Result<()> {
+        progress(&format!("{} ({shape:?})", surface.name()));
+        let time = Duration::from_secs_f64(self.options.seconds);
+        let mut crowd = Crowd::gather(&self.world, surface, sessions).await?;
+        // Connections to the model, session actors, caches.
+        crowd.at_full_speed(Until::Elapsed(time / 4)).await?;
 
-    let alone = run_session(&clients[0], 50).await?;
-    report.add_latency("one session alone: acknowledged", &alone.acknowledged);
-    report.add_latency("one session alone: first text", &alone.first_text);
-    report.add_latency("one session alone: final", &alone.done);
+        let resident = || process::resident(self.programs.gateway).map(|kib| kib / 1024.0);
+        let (resident_before, seen_before) = (resident()?, self.model.seen().await?);
+        let cpu_before = self.programs.cpu()?;
+        let tally = match shape {
+            Shape::FullSpeed | Shape::Alone => crowd.at_full_speed(Until::Elapsed(time)).await?,
+            Shape::Paced(rate) => crowd.at_pace(time, rate).await?,
+        };
+        let cpu = self.programs.cpu()?;
+        let (resident_after, seen) = (resident()?, self.model.seen().await?);
 
-    let before = process::resident(gateway.pid())?;
-    let cpu_before = process::cpu(gateway.pid())?;
-    let mut idle = Vec::new();
-    for _ in 0..options.idle {
-        idle.push(gateway.try_connect(&quiet()).await.map_err(|error| anyhow!("{error}"))?);
+        let turns = tally.turns as f64;
+        let spent = |before: f64, after: f64| (after - before) / turns;
+        let cpu_ms_per_turn = Each {
+            gateway: spent(cpu_before.gateway, cpu.gateway),
+            model: spent(cpu_before.model, cpu.model),
+            generator: spent(cpu_before.generator, cpu.generator),
+        };
+        let leaks = tally.leaks + seen.leaks - seen_before.leaks;
+        self.report.errors += tally.errors;
+        self.report.leaks += leaks;
+        self.report.examples.extend(tally.examples);
+        let asked = seen.requests - seen_before.requests;
+        if tally.errors + leaks == 0 && asked != tally.turns {
+            self.report.fault(format!(
+                "{}: the model was asked {asked} times for {} turns",
+                surface.name(),
+                tally.turns
+            ));
+        }
+        if seen.unnamed > seen_before.unnamed {
+            self.report.fault(format!("{}: requests reached the model without a session key", surface.name()));
+        }
+        self.report.loads.push(Load {
+            surface,
+            shape,
+            sessions,
+            turns: tally.turns,
+            turns_per_second: turns / tally.elapsed.as_secs_f64(),
+            acknowledged_ms: Quantiles::of(&tally.acknowledged),
+            first_token_ms: Quantiles::of(&tally.first),
+            final_ms: Quantiles::of(&tally.done),
+            cpu_ms_per_turn,
+            allowed_per_second: process::cores() as f64 * 1000.0 / cpu_ms_per_turn.sum(),
+            gateway_resident_mib: (resident_before, resident_after),
+            errors: tally.errors,
+            leaks,
+        });
+        Ok(())
     }
-    if options.idle > 0 {
-        let each = options.idle as f64;
-        report.add("memory of an idle connection", (process::resident(gateway.pid())? - before) * 1024.0 / each, "KiB");
-        let cpu = process::cpu(gateway.pid())?.saturating_sub(cpu_before);
-        report.add("gateway CPU of a handshake", cpu.as_secs_f64() * 1000.0 / each, "ms");
+
+    /// Compares with the targets.
+    fn judge(&mut self) {
+        let report = &mut *self.report;
+        if let Some(load) = report.load(Surface::ChatSend, |shape| shape == Shape::FullSpeed) {
+            let cpu = load.cpu_ms_per_turn.gateway;
+            let reached = load.turns_per_second / load.allowed_per_second * 100.0;
+            report.at_most("gateway CPU a turn, full speed", cpu, 0.5, "ms", "190-280 ms, 4-7 turns/s");
+            report.at_least("share of the rate the CPU allows", reached, 60.0, "%");
+        }
+        let Some(commit) = report.commit_ms else { return };
+        let shapes: [fn(Shape) -> bool; 3] = [
+            |shape| shape == Shape::Alone,
+            |shape| matches!(shape, Shape::Paced(_)),
+            |shape| shape == Shape::FullSpeed,
+        ];
+        for (fits, words) in shapes.into_iter().zip(["alone", "paced", "full speed"]) {
+            let through =
+                report.load(Surface::ChatSend, fits).and_then(|load| Some((load.shape, load.first_token_ms?)));
+            let without = report.load(Surface::Direct, fits).and_then(|load| load.first_token_ms);
+            let (Some((shape, through)), Some(without)) = (through, without) else { continue };
+            let added = Added {
+                shape,
+                p50: through.p50 - without.p50,
+                p50_bound: 2.0 * commit.p50 + 1.0,
+                p99: through.p99 - without.p99,
+                p99_bound: 3.0 * commit.p99 + 1.0,
+            };
+            report.at_most(format!("added to first token p50, {words}"), added.p50, added.p50_bound, "ms", "");
+            report.at_most(format!("added to first token p99, {words}"), added.p99, added.p99_bound, "ms", "");
+            report.added.push(added);
+        }
     }
-    drop(idle);
-    gateway.terminate().await;
-    Ok(report)
-}
-
-/// A client that hears only what it asks for.
-fn quiet() -> ConnectOptions {
-    ConnectOptions { caps: vec!["session-scoped-events".into()], ..ConnectOptions::default() }
-}
-
-struct Session {
-    client: GatewayClient,
-    key: String,
-}
-
-async fn watching(gateway: &Gateway, key: &str) -> Result<Session> {
-    let client = gateway.try_connect(&quiet()).await.map_err(|error| anyhow!("{error}"))?;
-    let subscribed = client.request("sessions.messages.subscribe", json!({"key": key})).await;
-    subscribed.map_err(|error| anyhow!("{error}"))?;
-    Ok(Session { client, key: key.to_owned() })
-}
-
-async fn all_sessions(sessions: impl Iterator<Item = &Session>, turns: usize) -> Result<Taken> {
-    let mut all = Taken::new();
-    let runs: Vec<_> = sessions.map(|session| run_session(session, turns)).collect();
-    for taken in futures_util::future::join_all(runs).await {
-        all.add(&taken?)?;
-    }
-    Ok(all)
-}
-
-async fn run_session(session: &Session, turns: usize) -> Result<Taken> {
-    let mut taken = Taken::new();
-    for _ in 0..turns {
-        let run = uuid::Uuid::new_v4().to_string();
-        let params = json!({"sessionKey": session.key, "message": "a question of some length", "idempotencyKey": run});
-        let start = Instant::now();
-        let answer = session.client.request("chat.send", params).await.map_err(|error| anyhow!("{error}"))?;
-        taken.acknowledged.saturating_record(start.elapsed().as_micros() as u64);
-        anyhow::ensure!(answer["status"] == "started", "unexpected acknowledgement {answer}");
-        let of_run = |payload: &Value| payload["runId"] == run.as_str();
-        let first = |payload: &Value| of_run(payload) && payload["state"] == "delta";
-        session.client.next_payload("chat", first).await;
-        taken.first_text.saturating_record(start.elapsed().as_micros() as u64);
-        let last = |payload: &Value| of_run(payload) && matches!(payload["state"].as_str(), Some("final" | "error"));
-        let end = session.client.next_payload("chat", last).await;
-        taken.done.saturating_record(start.elapsed().as_micros() as u64);
-        anyhow::ensure!(end["state"] == "final", "the turn failed: {end}");
-        session.client.take_events();
-    }
-    Ok(taken)
 }
