@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rustix::fs::FlockOperation;
 
 use super::OpenError;
@@ -154,6 +155,8 @@ pub(super) fn pragma(conn: &Connection, name: &'static str, set: &str, expected:
 /// The settings every connection of ours has.
 pub(super) fn common_settings(conn: &Connection) -> Result<(), OpenError> {
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Otherwise a statement is planned anew whenever other values are bound to it: every time.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     pragma(conn, "foreign_keys", "ON", "1")?;
     pragma(conn, "trusted_schema", "OFF", "0")?;
     pragma(conn, "cell_size_check", "ON", "1")?;
