@@ -130,6 +130,10 @@ pub(crate) struct AgentArgs {
     /// Seconds the turn may take; 0 means no limit [default: 600]
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, help_heading = "Turn")]
     pub(crate) timeout: Option<String>,
+    /// While the session is at work: queue (wait for its turn), interrupt (abort the run under way and go next), reject
+    /// (fail at once) or steer (join the run under way) [default: queue]
+    #[arg(long, value_name = "MODE", help_heading = "Turn")]
+    pub(crate) queue: Option<String>,
     /// Print the result as JSON
     #[arg(long, help_heading = "Turn")]
     pub(crate) json: bool,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use watertight_core::run::QueuePolicy;
 
 use crate::agent::client::{Connection, Frame, Lost, OpenFailure, Response};
 use crate::agent::endpoint::Endpoint;
@@ -100,10 +101,21 @@ fn params(turn: &Turn) -> Value {
     put("agentId", turn.address.agent.as_deref());
     put("model", turn.model.as_deref());
     put("thinking", turn.thinking.as_deref());
+    put("queueMode", queue_mode(turn.queue));
     put("idempotencyKey", Some(&turn.run.to_string()));
     params.insert("deliver".to_owned(), false.into());
     params.insert("timeout".to_owned(), turn.timeout.into());
     Value::Object(params)
+}
+
+/// Left out where it is what happens anyway: gateways that are not ours have no such field.
+fn queue_mode(policy: QueuePolicy) -> Option<&'static str> {
+    match policy {
+        QueuePolicy::Queue => None,
+        QueuePolicy::Interrupt => Some("interrupt"),
+        QueuePolicy::Reject => Some("reject"),
+        QueuePolicy::Steer => Some("steer"),
+    }
 }
 
 /// The state of one turn over however many connections it takes.

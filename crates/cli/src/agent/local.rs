@@ -111,6 +111,7 @@ async fn follow(
             extra_instructions: None,
             timeout_ms: Some(turn.timeout.saturating_mul(1000)),
             thinking: turn.thinking.clone(),
+            queue: turn.queue,
         },
         expect_generation: None,
         surface: "cli-local",
@@ -176,6 +177,9 @@ fn finish(report: &RunReport, circumstance: &Circumstance, terminal: &mut Termin
         return Err(Failure::new(run.error().unwrap_or("The run failed.")));
     }
     let mut result = answer["result"].clone();
+    if let Some(receipt) = answer.get("receipt") {
+        result["meta"]["receipt"] = receipt.clone();
+    }
     if matches!(circumstance, Circumstance::Fallback { .. }) {
         result["meta"]["transport"] = json!("embedded");
         result["meta"]["fallbackFrom"] = json!("gateway");

@@ -7,6 +7,7 @@ use watertight_config::Config;
 use watertight_core::key::dispatch::{self, DispatchError};
 use watertight_core::key::openclaw::MainKeyRules;
 use watertight_core::key::openclaw::request::Selectors;
+use watertight_core::run::QueuePolicy;
 
 use crate::args::{AgentArgs, PROGRAM};
 use crate::failure::Failure;
@@ -21,6 +22,8 @@ pub(crate) struct Turn {
     pub(crate) model: Option<String>,
     pub(crate) thinking: Option<String>,
     pub(crate) verbose: Verbose,
+    /// What becomes of it when the session is at work.
+    pub(crate) queue: QueuePolicy,
     /// Time limit, in seconds; 0 means none.
     pub(crate) timeout: u64,
 }
@@ -89,8 +92,9 @@ impl Turn {
         }
         let thinking = args.thinking.as_deref().map(thinking).transpose()?;
         let verbose = args.verbose.as_deref().map_or(Ok(Verbose::Off), verbose)?;
+        let queue = args.queue.as_deref().map_or(Ok(QueuePolicy::Queue), queue)?;
         let model = args.model.as_deref().map(str::trim).filter(|model| !model.is_empty()).map(str::to_owned);
-        Ok(Self { run: Uuid::new_v4(), message, address, model, thinking, verbose, timeout })
+        Ok(Self { run: Uuid::new_v4(), message, address, model, thinking, verbose, queue, timeout })
     }
 
     /// How long the client waits for the end: a little longer than the turn may take.
@@ -153,6 +157,16 @@ fn verbose(text: &str) -> Result<Verbose, Failure> {
         "full" => Ok(Verbose::Full),
         "off" => Ok(Verbose::Off),
         _ => Err(Failure::new("Invalid verbose level. Use \"on\", \"full\", or \"off\".")),
+    }
+}
+
+fn queue(text: &str) -> Result<QueuePolicy, Failure> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "queue" => Ok(QueuePolicy::Queue),
+        "interrupt" => Ok(QueuePolicy::Interrupt),
+        "reject" => Ok(QueuePolicy::Reject),
+        "steer" => Ok(QueuePolicy::Steer),
+        _ => Err(Failure::new("Invalid queue mode. Use \"queue\", \"interrupt\", \"reject\", or \"steer\".")),
     }
 }
 
@@ -240,6 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_mode_is_one_of_four_and_to_queue_where_none_is_named() {
+        let plan = |queue: Option<&str>| {
+            let args = AgentArgs { queue: queue.map(str::to_owned), ..AgentArgs::default() };
+            let config = Config::from_toml(AGENTS).unwrap_or_else(|errors| panic!("{errors}"));
+            Turn::plan(&args, "hi".to_owned(), &config, false).map(|turn| turn.queue).map_err(|failure| failure.message)
+        };
+        assert_eq!(plan(None), Ok(QueuePolicy::Queue));
+        assert_eq!(plan(Some("Interrupt")), Ok(QueuePolicy::Interrupt));
+        assert_eq!(plan(Some("reject")), Ok(QueuePolicy::Reject));
+        assert_eq!(plan(Some("steer")), Ok(QueuePolicy::Steer));
+        assert!(plan(Some("followup")).unwrap_err().starts_with("Invalid queue mode."));
+    }
+
+    #[test]
     fn the_client_waits_half_a_minute_longer_than_the_turn_may_take() {
         let mut turn = Turn {
             run: Uuid::nil(),
@@ -248,6 +276,7 @@ mod tests {
             model: None,
             thinking: None,
             verbose: Verbose::Off,
+            queue: QueuePolicy::Queue,
             timeout: 600,
         };
         assert_eq!(turn.client_wait(), Some(Duration::from_secs(630)));

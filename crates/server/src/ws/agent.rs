@@ -13,7 +13,7 @@ use watertight_engine::report::RunReport;
 use watertight_engine::request::{Accepted, Disposition, GenerationChoice, Selector, Target, TurnRequest};
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::agent::{AgentAccepted, AgentFinal, Waited};
-use watertight_wire::openclaw::params::{AgentParams, AgentWaitParams};
+use watertight_wire::openclaw::params::{AgentParams, AgentWaitParams, QueueMode};
 use watertight_wire::openclaw::text;
 
 use super::call::{Answer, Call, Failure, Outcome};
@@ -69,6 +69,8 @@ fn interim<'a>(accepted: &'a Accepted, status: &'static str) -> AgentAccepted<'a
         agent_id: &accepted.agent,
         status,
         accepted_at: accepted.at.0,
+        interrupted_active_run: accepted.interrupted.is_some(),
+        receipt: accepted.receipt,
     }
 }
 
@@ -101,6 +103,7 @@ fn options(call: &Call, params: &AgentParams) -> Result<RunOptions, Failure> {
         extra_instructions: text(&params.extra_system_prompt),
         timeout_ms: params.timeout.map(|seconds| seconds.saturating_mul(1000)),
         thinking: text(&params.thinking),
+        queue: params.queue_mode.map(QueueMode::policy).unwrap_or_default(),
     })
 }
 

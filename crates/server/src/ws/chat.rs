@@ -3,19 +3,21 @@
 use uuid::Uuid;
 use watertight_core::ids::{EntryId, GenerationId, RunId};
 use watertight_core::run::RunOptions;
-use watertight_core::transcript::Block;
+use watertight_core::transcript::{Block, Entry};
 use watertight_engine::EngineError;
 use watertight_engine::report::RunReport;
-use watertight_engine::request::{Accepted, Disposition, GenerationChoice, HistoryQuery, Target, TurnRequest};
-use watertight_engine::view::History;
+use watertight_engine::request::{Accepted, Cursor, Disposition, GenerationChoice, HistoryQuery, Target, TurnRequest};
+use watertight_engine::view::{Changes, History, InFlight, SessionView};
 use watertight_wire::openclaw::agent::AgentFinal;
 use watertight_wire::openclaw::message::StoredMessage;
-use watertight_wire::openclaw::params::{ChatAbortParams, ChatHistoryParams, ChatSendParams, ChatStartupParams};
+use watertight_wire::openclaw::params::{
+    ChatAbortParams, ChatHistoryParams, ChatSendParams, ChatStartupParams, QueueMode,
+};
 use watertight_wire::openclaw::reply::{
-    AbortAck, AgentsList, ChatAck, HistoryPage, HistoryReset, InFlightRun, PendingInputs,
+    AbortAck, AgentsList, ChatAck, HistoryDelta, HistoryPage, HistoryReset, InFlightRun, PendingInputs, SessionMessage,
 };
 use watertight_wire::openclaw::row::Extras;
-use watertight_wire::openclaw::text;
+use watertight_wire::openclaw::{cursor, text};
 
 use super::call::{Answer, Call, Failure, Outcome};
 use super::{image, view};
@@ -24,6 +26,8 @@ use super::{image, view};
 const DEFAULT_LIMIT: u32 = 200;
 /// Bytes of messages in a page at the most.
 const MAX_PAGE_BYTES: usize = 6 * 1024 * 1024;
+/// Messages of a delta at the most. Clients take it for whole: one that lacks more reads anew.
+const MAX_DELTA: u32 = 1000;
 
 /// One sentence for every way of asking us to deliver a reply somewhere.
 pub(super) const NO_CHANNELS: &str =
@@ -53,12 +57,18 @@ pub(crate) async fn send(mut call: Call) -> Outcome {
         options: RunOptions {
             timeout_ms: params.timeout_ms,
             thinking: params.thinking.filter(|level| !level.trim().is_empty()),
+            queue: params.queue_mode.map(QueueMode::policy).unwrap_or_default(),
             ..RunOptions::default()
         },
         expect_generation: None,
         surface: "ws",
         method: "chat.send",
     };
+    submit(call, request).await
+}
+
+/// Acknowledges the turn as `chat.send` does, and no more.
+pub(super) async fn submit(mut call: Call, request: TurnRequest) -> Outcome {
     let (client, id) = (call.client.clone(), call.id.clone());
     let acknowledge = move |accepted: &Accepted| {
         if matches!(accepted.disposition, Disposition::Started | Disposition::InFlight) {
@@ -73,8 +83,14 @@ pub(crate) async fn send(mut call: Call) -> Outcome {
 }
 
 fn ack(accepted: &Accepted) -> ChatAck<'_> {
-    let ack =
-        |status, summary| ChatAck { run_id: accepted.run.as_str(), status, message_seq: accepted.message_seq, summary };
+    let ack = |status, summary| ChatAck {
+        run_id: accepted.run.as_str(),
+        status,
+        message_seq: accepted.message_seq,
+        summary,
+        interrupted_active_run: accepted.interrupted.is_some(),
+        receipt: accepted.receipt,
+    };
     match &accepted.disposition {
         Disposition::Started => ack("started", None),
         Disposition::InFlight => ack("in_flight", None),
@@ -142,12 +158,14 @@ async fn page(call: &Call, mut params: ChatHistoryParams, agents: Option<AgentsL
         return Err(Failure::invalid("sessionId requires messageId"));
     }
     let target = Target { key: Some(params.session_key.clone()), agent: params.agent_id, ..Target::default() };
-    if params.cursor.is_some() {
-        // The key must still be one this caller could have.
-        call.gateway.engine.resolve_key(call.access(), &params.session_key, target.agent.as_deref())?;
-        return Answer::of(&HistoryReset::RESET);
+    if params.cursor.is_some() && (params.offset.is_some() || params.message_id.is_some()) {
+        return Err(Failure::invalid("cursor cannot be used with offset or messageId"));
     }
     let limit = usize::try_from(params.max_bytes.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let max_bytes = limit.min(MAX_PAGE_BYTES);
+    if let Some(text) = &params.cursor {
+        return delta(call, &target, text, max_bytes, params.max_chars, agents).await;
+    }
     if let Some(id) = &params.session_id {
         let session = call.gateway.engine.describe(call.access(), &target).await?;
         let live = session.as_ref().and_then(|session| session.generation.as_ref());
@@ -155,11 +173,8 @@ async fn page(call: &Call, mut params: ChatHistoryParams, agents: Option<AgentsL
             return Err(Failure::invalid("sessionId does not belong to sessionKey"));
         }
     }
-    let mut query = HistoryQuery {
-        limit: params.limit.unwrap_or(DEFAULT_LIMIT),
-        offset: params.offset.unwrap_or(0),
-        max_bytes: limit.min(MAX_PAGE_BYTES),
-    };
+    let mut query =
+        HistoryQuery { limit: params.limit.unwrap_or(DEFAULT_LIMIT), offset: params.offset.unwrap_or(0), max_bytes };
     let history = match &params.message_id {
         None => call.gateway.engine.history(call.access(), &target, query).await?,
         Some(id) => {
@@ -169,6 +184,50 @@ async fn page(call: &Call, mut params: ChatHistoryParams, agents: Option<AgentsL
         }
     };
     Answer::of(&page_of(history, params.session_key, params.offset, params.max_chars, agents))
+}
+
+/// All that came after the cursor, or the advice to read anew. A client that subscribes first and asks then misses
+/// nothing; what it hears twice has the same `sessionSeq`.
+async fn delta(
+    call: &Call,
+    target: &Target,
+    text: &str,
+    max_bytes: usize,
+    max_chars: Option<usize>,
+    agents: Option<AgentsList>,
+) -> Outcome {
+    let engine = &call.gateway.engine;
+    // The key must still be one this caller could have.
+    engine.resolve_key(call.access(), target.key.as_deref().unwrap_or_default(), target.agent.as_deref())?;
+    let Some((generation, seq)) = cursor::read(text) else { return Answer::of(&HistoryReset::RESET) };
+    let cursor = Cursor { generation, seq };
+    match engine.changes(call.access(), target, &cursor, MAX_DELTA, max_bytes).await? {
+        Changes::Since { session, entries, has_more: false, in_flight } => {
+            let end = entries.last().map_or(cursor.seq, |entry| entry.seq);
+            let messages = entries.iter().map(|entry| envelope(entry, &session, max_chars)).collect();
+            let cursor = cursor::write(&cursor.generation, end);
+            let info = view::row(&session, Extras::ALL);
+            Answer::of(&HistoryDelta::new(messages, cursor, info, in_flight.map(in_flight_run), agents))
+        }
+        Changes::Since { .. } | Changes::Reset => Answer::of(&HistoryReset::RESET),
+    }
+}
+
+/// An entry as `session.message` tells it.
+pub(super) fn envelope<'a>(entry: &Entry, session: &'a SessionView, max_chars: Option<usize>) -> SessionMessage<'a> {
+    SessionMessage {
+        session_key: session.key.as_str(),
+        agent_id: &session.agent,
+        message: StoredMessage::new(entry, max_chars),
+        message_id: entry.id.to_string(),
+        message_seq: entry.message_seq,
+        session_seq: entry.seq.0,
+        session: view::row(session, Extras::ALL),
+    }
+}
+
+fn in_flight_run(run: InFlight) -> InFlightRun {
+    InFlightRun::new(run.run.to_string(), run.text, run.started_at.0)
 }
 
 /// The page of the live transcript that has the message in its middle, or at its end where the bytes do not suffice.
@@ -200,7 +259,9 @@ fn page_of(
     max_chars: Option<usize>,
     agents_list: Option<AgentsList>,
 ) -> HistoryPage {
-    let History { session, entries, total, has_more, in_flight } = history;
+    let History { session, entries, total, newest, has_more, in_flight } = history;
+    // Only the page that ends with the newest message says where the client is.
+    let whole_tail = offset.unwrap_or(0) == 0;
     let read = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     HistoryPage {
         session_key,
@@ -211,9 +272,10 @@ fn page_of(
         next_offset: has_more.then(|| offset.unwrap_or(0).saturating_add(read)),
         offset,
         total_messages: total,
+        delta_cursor: session.generation.as_ref().filter(|_| whole_tail).map(|id| cursor::write(id, newest)),
         defaults: view::session_defaults(&session),
         session_info: view::row(&session, Extras::ALL),
-        in_flight_run: in_flight.map(|run| InFlightRun::new(run.run.to_string(), run.text, run.started_at.0)),
+        in_flight_run: in_flight.map(in_flight_run),
         agents_list,
     }
 }

@@ -39,7 +39,7 @@ fn shape(error: &EngineError) -> ErrorShape {
         ErrorCode::Unavailable => ErrorShape::unavailable(text(error))
             .with_details(json!({"code": code.as_str(), "reason": "gateway-restarting"}))
             .retry_after(RETRY_MS),
-        ErrorCode::TooBusy | ErrorCode::StorageFull | ErrorCode::StorageUnavailable => {
+        ErrorCode::TooBusy | ErrorCode::SessionBusy | ErrorCode::StorageFull | ErrorCode::StorageUnavailable => {
             ErrorShape::unavailable(text(error)).with_code(code).retry_after(RETRY_MS)
         }
         ErrorCode::IntegrityError
@@ -89,6 +89,7 @@ mod tests {
         for error in [
             EngineError::Draining,
             EngineError::QueueFull(32),
+            EngineError::Busy,
             EngineError::Store(StoreError::Full),
             EngineError::Store(StoreError::Unavailable("sync failed".into())),
         ] {

@@ -19,12 +19,11 @@ use watertight_engine::report::RunReport;
 use watertight_engine::view::SessionView;
 use watertight_wire::openclaw::agent::{AgentData, AgentEvent, Lifecycle, TerminalReply, Tool, ToolOutput};
 use watertight_wire::openclaw::chat::{ChatEvent, ChatMessage, ChatState, ErrorDetail, error_kind};
-use watertight_wire::openclaw::message::StoredMessage;
-use watertight_wire::openclaw::reply::{SessionMessage, SessionsChanged};
+use watertight_wire::openclaw::reply::SessionsChanged;
 use watertight_wire::openclaw::row::Extras;
 
 use super::outbox::{Need, Outbox, Pushed};
-use super::view;
+use super::{chat, view};
 
 /// Most keys a connection may subscribe to by name (isolation.md §2.10).
 const MAX_SUBSCRIPTIONS: usize = Listener::MAX_WATCHED;
@@ -158,15 +157,7 @@ impl Feed {
     }
 
     fn message(&self, event: &SessionEvent, entry: &Entry, session: &SessionView) {
-        let payload = || SessionMessage {
-            session_key: event.key.as_str(),
-            agent_id: &event.agent,
-            message: StoredMessage::new(entry, None),
-            message_id: entry.id.to_string(),
-            message_seq: entry.message_seq,
-            session: view::row(session, Extras::ALL),
-        };
-        self.push(event, "session.message", "session.message", payload, Need::Required);
+        self.push(event, "session.message", "session.message", || chat::envelope(entry, session, None), Need::Required);
     }
 
     fn changed(&self, event: &SessionEvent, reason: &str, phase: Option<&'static str>, session: &SessionView) {
@@ -200,6 +191,10 @@ impl Feed {
             agent_id: &event.agent,
             seq: *seq,
             state: state(),
+            receipt: match &event.kind {
+                EventKind::Ended { report, .. } => report.receipt,
+                _ => None,
+            },
         };
         self.push(event, "chat", form, payload, need)
     }
@@ -268,6 +263,7 @@ impl Feed {
                     aborted,
                     status: aborted.then_some("cancelled"),
                     terminal_reply: TerminalReply::new(&report.text),
+                    receipt: report.receipt,
                 })
             };
             self.agent("agent", event, data, Need::Required);
@@ -277,6 +273,7 @@ impl Feed {
                 AgentData::Lifecycle(Lifecycle::Error {
                     error: run.error().unwrap_or("The run failed."),
                     ended_at: report.ended_at.0,
+                    receipt: report.receipt,
                 })
             };
             self.agent("agent", event, data, Need::Required);

@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use watertight_core::ids::GenerationId;
+use uuid::Uuid;
+use watertight_core::ErrorCode;
+use watertight_core::ids::{GenerationId, RunId};
+use watertight_core::run::{QueuePolicy, RunOptions};
 use watertight_engine::admission::Access;
 use watertight_engine::engine::SessionFilter;
-use watertight_engine::request::{Selector, Target};
+use watertight_engine::request::{Selector, Target, TurnRequest};
 use watertight_engine::view::{SessionList, SessionView};
 use watertight_store::model::Archived as StoreArchived;
 use watertight_wire::openclaw::params::{
     Archived, SessionsDescribeParams, SessionsListParams, SessionsMessagesParams, SessionsResolveParams,
+    SessionsSendParams,
 };
 use watertight_wire::openclaw::reply::{Described, MessagesSubscribed, Resolved, SessionsPage, Subscribed};
 use watertight_wire::openclaw::row::Extras;
+use watertight_wire::openclaw::{ErrorShape, text};
 
 use super::call::{Answer, Call, Failure, Outcome};
-use super::view;
+use super::{chat, view};
 use crate::gateway::{Gateway, now};
 
 /// Rows of a list that names no limit.
@@ -122,6 +127,39 @@ pub(crate) async fn describe(mut call: Call) -> Outcome {
     let found = call.gateway.engine.describe(call.access(), &target).await?;
     let extras = Extras { derived_title: params.include_derived_titles, last_message: params.include_last_message };
     Answer::of(&Described { session: found.map(|session| view::row(&session, extras)) })
+}
+
+/// `chat.send` to a session that exists.
+pub(crate) async fn send(call: Call) -> Outcome {
+    submit(call, QueuePolicy::Queue, "sessions.send").await
+}
+
+/// The same, and what runs there is aborted for it.
+pub(crate) async fn steer(call: Call) -> Outcome {
+    submit(call, QueuePolicy::Interrupt, "sessions.steer").await
+}
+
+async fn submit(mut call: Call, queue: QueuePolicy, method: &'static str) -> Outcome {
+    let params: SessionsSendParams = call.params().await?;
+    let run = match &params.idempotency_key {
+        Some(key) => call.run_id("idempotencyKey", key)?,
+        None => RunId::from_uuid(Uuid::new_v4()),
+    };
+    let message = text::clean(&params.message).map_err(|error| Failure::invalid(error.to_string()))?;
+    let input = chat::input(&message, &params.attachments)?;
+    let target = Target { key: Some(params.key), agent: params.agent_id, ..Target::default() };
+    if call.gateway.engine.describe(call.access(), &target).await?.is_none() {
+        let key = shown(target.key.as_deref().unwrap_or_default());
+        return Err(ErrorShape::invalid(format!("session not found: {key}")).with_code(ErrorCode::NotFound).into());
+    }
+    let options = RunOptions {
+        timeout_ms: params.timeout_ms,
+        thinking: params.thinking.filter(|level| !level.trim().is_empty()),
+        queue,
+        ..RunOptions::default()
+    };
+    let request = TurnRequest { target, input, run, options, expect_generation: None, surface: "ws", method };
+    chat::submit(call, request).await
 }
 
 /// Also works for a session that does not exist yet. What the caller may not read is never heard.

@@ -62,5 +62,6 @@ pub fn ended(report: &RunReport) -> EndedRun<'_> {
         last_usage: report.last_usage,
         started_at: report.started_at,
         ended_at: report.ended_at,
+        receipt: report.receipt,
     }
 }

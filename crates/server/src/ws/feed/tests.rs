@@ -54,6 +54,7 @@ fn report(outcome: RunOutcome, text: &str) -> EventKind {
         last_usage: Usage::default(),
         started_at: UnixMillis(1),
         ended_at: UnixMillis(2),
+        receipt: None,
     };
     EventKind::Ended { report: Arc::new(report), session: session() }
 }
