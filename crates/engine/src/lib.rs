@@ -11,6 +11,7 @@
 //! * [`event`]: what happens in a session.
 //! * [`hub`]: one bus per session; who may listen is decided when the bus and the listener meet.
 //! * [`state_dir`]: the state directory and who holds it.
+//! * [`verification`]: proving what a state directory holds.
 //! * [`error`]: what a surface has to report.
 //!
 //! What happens inside:
@@ -56,3 +57,4 @@ pub mod view;
 
 pub use engine::Engine;
 pub use error::EngineError;
+pub use steward::verification;

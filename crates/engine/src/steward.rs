@@ -2,6 +2,8 @@
 //!
 //! The only module that holds core's `Steward`; it yields no plaintext of any session.
 
+pub mod verification;
+
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,7 +16,7 @@ use watertight_core::principal::Principal;
 use watertight_core::run::RunRecord;
 use watertight_core::scope::readmit;
 use watertight_core::{SessionScope, Steward};
-use watertight_seal::master::{MasterKey, MasterKeySource};
+use watertight_seal::master::{BadSource, MasterKey, MasterKeySource};
 use watertight_seal::token::{Token, TokenKind};
 use watertight_store::model::{NewTenant, OpenRun, TenantRow};
 use watertight_store::sqlite::SqliteStore;
@@ -118,11 +120,15 @@ pub(crate) fn operator_token_file(dir: &Path) -> PathBuf {
     dir.join("operator.token")
 }
 
+fn master_key_source(config: &Config, dir: &Path) -> Result<MasterKeySource, OpenError> {
+    match &config.keys.source {
+        Some(text) => text.parse().map_err(|error: BadSource| OpenError::Store(error.to_string())),
+        None => Ok(MasterKeySource::File(dir.join("master.key"))),
+    }
+}
+
 fn master_key(config: &Config, dir: &Path) -> Result<MasterKey, OpenError> {
-    let source = match &config.keys.source {
-        Some(text) => text.parse::<MasterKeySource>().map_err(|error| OpenError::Store(error.to_string()))?,
-        None => MasterKeySource::File(dir.join("master.key")),
-    };
+    let source = master_key_source(config, dir)?;
     // A missing key beside a store is never replaced: what the store holds would be lost for good.
     source.load_or_create(!SqliteStore::exists(dir)).map_err(|error| OpenError::Store(error.to_string()))
 }

@@ -42,16 +42,22 @@ struct Tenant {
 type Wanted = BTreeMap<SessionId, Vec<Receipt>>;
 
 impl Verifier {
+    /// Whether `dir` holds what [`Self::open`] needs, the master key apart; and if not, why.
+    pub fn find(dir: &Path) -> Result<(), OpenError> {
+        let (store_path, keys_path) = (dir.join(STORE_FILE), dir.join(KEYS_FILE));
+        match (store_path.exists(), keys_path.exists()) {
+            (true, true) => Ok(()),
+            (true, false) => Err(OpenError::KeystoreMissing { path: store_path }),
+            (false, true) => Err(OpenError::StoreMissing { path: keys_path }),
+            (false, false) => Err(OpenError::NoStore { path: dir.to_owned() }),
+        }
+    }
+
     /// Opens the store in `dir`, which must exist and be of the present schema. Refuses a wrong master key.
     pub fn open(dir: &Path, master: &MasterKey) -> Result<Self, OpenError> {
         checks::sqlite_version()?;
+        Self::find(dir)?;
         let (store_path, keys_path) = (dir.join(STORE_FILE), dir.join(KEYS_FILE));
-        match (store_path.exists(), keys_path.exists()) {
-            (true, true) => {}
-            (true, false) => return Err(OpenError::KeystoreMissing { path: store_path }),
-            (false, true) => return Err(OpenError::StoreMissing { path: keys_path }),
-            (false, false) => return Err(OpenError::NoStore { path: dir.to_owned() }),
-        }
         let root = Root::new(master);
         let keystore = Keystore::open_for_reading(&keys_path, &root)?;
         let conn = Connection::open_with_flags(

@@ -1,0 +1,81 @@
+//! Proving what a state directory holds, without starting an engine: it may be in use meanwhile.
+
+use std::path::Path;
+
+use watertight_config::Config;
+use watertight_core::Steward;
+use watertight_core::key::{CanonicalKey, Home, KeyError, KeyPolicy, KeyRules};
+use watertight_core::receipt::Receipt;
+use watertight_store::sqlite::Verifier;
+use watertight_store::verification::{Selection, VerifyError};
+
+pub use watertight_store::verification::{Problem, Progress, Report};
+
+use super::DEFAULT_TENANT;
+use crate::state_dir::OpenError;
+
+/// What to verify. Without sessions and receipts: everything.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Only this tenant; sessions without one are those of `default`.
+    pub tenant: Option<String>,
+    /// These sessions, by keys as an operator writes them.
+    pub sessions: Vec<String>,
+    /// These receipts, with the whole of their sessions.
+    pub receipts: Vec<Receipt>,
+}
+
+/// Why a verification came to no result. Texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum VerificationError {
+    /// A session key does not read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The keys or the store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store cannot be verified.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Verifies what the state directory holds and says how far it has come after each session. Writes nothing. Blocks.
+pub fn verify(
+    config: &Config,
+    dir: &Path,
+    request: &Request,
+    progress: impl FnMut(Progress),
+) -> Result<Report, VerificationError> {
+    let tenant = request.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
+    let rules = rules(config, tenant);
+    let sessions = request.sessions.iter().map(|text| Ok((tenant.to_owned(), key(&rules, text)?)));
+    let selection = Selection {
+        tenant: request.tenant.clone(),
+        sessions: sessions.collect::<Result<_, KeyError>>()?,
+        receipts: request.receipts.clone(),
+    };
+    let verifier = open(config, dir)?;
+    Ok(verifier.verify(&Steward::from_opened_keystore(), &selection, progress)?)
+}
+
+fn open(config: &Config, dir: &Path) -> Result<Verifier, OpenError> {
+    let failed = |error: &dyn std::error::Error| OpenError::Store(error.to_string());
+    // Else a directory that holds nothing would be said to lack its key.
+    Verifier::find(dir).map_err(|error| failed(&error))?;
+    let master = super::master_key_source(config, dir)?.load().map_err(|error| failed(&error))?;
+    Verifier::open(dir, &master).map_err(|error| failed(&error))
+}
+
+fn rules(config: &Config, tenant: &str) -> KeyRules {
+    let policy = config.tenants.get(tenant).map_or(KeyPolicy::Strict, |tenant| tenant.key_policy);
+    KeyRules::new(policy, config.roster())
+}
+
+/// The key an operator's text names. A session outlives its agent's place in the configuration: the key of an agent that
+/// is not there any more is taken as it is written.
+fn key(rules: &KeyRules, text: &str) -> Result<CanonicalKey, KeyError> {
+    match rules.resolve(&Home::Operator, text, None) {
+        Err(KeyError::UnknownAgent { .. }) => Ok(CanonicalKey::from_stored(text)),
+        resolved => resolved,
+    }
+}
