@@ -1,5 +1,7 @@
 //! The chat completions request.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use watertight_core::transcript::{Block, Message, ToolCall};
@@ -7,32 +9,49 @@ use watertight_core::transcript::{Block, Message, ToolCall};
 /// What stands for the result of a tool call that has none: the process ended between the two.
 pub const RESULT_UNKNOWN: &str = "result unknown: the gateway stopped before it was recorded";
 
-/// The body of `POST /chat/completions`.
+/// The body of `POST /chat/completions`; borrows the transcript it is made from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChatRequest {
+pub struct ChatRequest<'a> {
     /// The provider's name for the model.
-    pub model: String,
+    pub model: &'a str,
     /// The conversation, instructions first.
-    pub messages: Vec<ChatMessage>,
+    pub messages: Vec<ChatMessage<'a>>,
     /// Tools the model may ask for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tools: Vec<ChatTool>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub tools: &'a [ChatTool],
     /// Thinking level.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reasoning_effort: Option<String>,
+    pub reasoning_effort: Option<&'a str>,
 }
 
-impl ChatRequest {
-    /// Fields that [`Self::into_streaming_body`] takes from the turn alone.
-    pub const OWN_FIELDS: [&str; 3] = ["model", "messages", "tools"];
+/// A request with what asks for a stream that ends with the tokens it took.
+#[derive(Serialize)]
+struct Streaming<'a> {
+    #[serde(flatten)]
+    request: &'a ChatRequest<'a>,
+    stream: bool,
+    stream_options: StreamOptions,
+}
 
-    /// The body of a streaming request with the configured `extra` fields merged in: an extra field replaces ours, and
-    /// `null` removes it, except for [`Self::OWN_FIELDS`].
-    pub fn into_streaming_body(self, extra: &Map<String, Value>) -> Value {
-        // A struct of strings, values and vectors always becomes an object.
-        let mut body = serde_json::to_value(self).unwrap_or_default();
-        body["stream"] = json!(true);
-        body["stream_options"] = json!({"include_usage": true});
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+impl ChatRequest<'_> {
+    /// Fields that [`Self::streaming_body`] takes from the turn alone.
+    pub const OWN_FIELDS: [&'static str; 3] = ["model", "messages", "tools"];
+
+    /// The body of a streaming request, as JSON text, with the configured `extra` fields merged in: an extra field
+    /// replaces ours, and `null` removes it, except for [`Self::OWN_FIELDS`].
+    pub fn streaming_body(&self, extra: &Map<String, Value>) -> Vec<u8> {
+        let streaming =
+            Streaming { request: self, stream: true, stream_options: StreamOptions { include_usage: true } };
+        // Structs of strings, values and vectors always have a JSON form.
+        if extra.is_empty() {
+            return serde_json::to_vec(&streaming).unwrap_or_default();
+        }
+        let mut body = serde_json::to_value(&streaming).unwrap_or_default();
         if let Some(fields) = body.as_object_mut() {
             for (name, value) in extra {
                 if Self::OWN_FIELDS.contains(&name.as_str()) {
@@ -44,60 +63,70 @@ impl ChatRequest {
                 }
             }
         }
-        body
+        body.to_string().into_bytes()
     }
 }
 
 /// One message of the conversation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "role", rename_all = "lowercase")]
-pub enum ChatMessage {
+pub enum ChatMessage<'a> {
     /// Instructions.
     System {
         /// The text.
-        content: String,
+        content: &'a str,
     },
     /// An input.
     User {
-        /// Text, or an array of parts when there are pictures.
-        content: Value,
+        /// What was said.
+        content: UserContent<'a>,
     },
     /// A model's answer.
     Assistant {
         /// The text; `null` when it only calls tools.
-        content: Option<String>,
+        content: Option<Cow<'a, str>>,
         /// The tools it asked for.
         #[serde(skip_serializing_if = "Vec::is_empty")]
-        tool_calls: Vec<ChatToolCall>,
+        tool_calls: Vec<ChatToolCall<'a>>,
     },
     /// A tool's answer to one call.
     Tool {
         /// The call it answers.
-        tool_call_id: String,
+        tool_call_id: &'a str,
         /// What it returned.
-        content: String,
+        content: Cow<'a, str>,
     },
+}
+
+/// What an input says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum UserContent<'a> {
+    /// Text alone.
+    Text(Cow<'a, str>),
+    /// An array of parts, where there are pictures.
+    Parts(Vec<Value>),
 }
 
 /// A request for a tool, as the model made it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChatToolCall {
+pub struct ChatToolCall<'a> {
     /// Names the call.
-    pub id: String,
+    pub id: &'a str,
     /// Always `function`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The tool and its arguments.
-    pub function: ChatFunctionCall,
+    pub function: ChatFunctionCall<'a>,
 }
 
 /// The tool and its arguments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChatFunctionCall {
+pub struct ChatFunctionCall<'a> {
     /// The tool.
-    pub name: String,
+    pub name: &'a str,
     /// Arguments as JSON text.
-    pub arguments: String,
+    pub arguments: Cow<'a, str>,
 }
 
 /// A tool the model may ask for.
@@ -133,16 +162,16 @@ impl ChatTool {
 /// Every tool call gets exactly one result, directly after it and in the order of the calls, as the API demands: one
 /// that has none gets [`RESULT_UNKNOWN`], a result nobody asked for is left out. Thinking and the gateway's own notes
 /// are not sent.
-pub fn messages_for(instructions: Option<&str>, transcript: &[Message]) -> Vec<ChatMessage> {
+pub fn messages_for<'a>(instructions: Option<&'a str>, transcript: &[&'a Message]) -> Vec<ChatMessage<'a>> {
     let mut messages = Vec::with_capacity(transcript.len() + 1);
     if let Some(text) = instructions.filter(|text| !text.is_empty()) {
-        messages.push(ChatMessage::System { content: text.to_owned() });
+        messages.push(ChatMessage::System { content: text });
     }
     for (at, message) in transcript.iter().enumerate() {
-        match message {
+        match *message {
             Message::User { content } => messages.push(ChatMessage::User { content: user_content(content) }),
             Message::Assistant { .. } => {
-                let text = message.text();
+                let text = joined(message.content());
                 let calls: Vec<&ToolCall> = message.tool_calls().collect();
                 if text.is_empty() && calls.is_empty() {
                     continue;
@@ -161,11 +190,11 @@ pub fn messages_for(instructions: Option<&str>, transcript: &[Message]) -> Vec<C
 }
 
 /// One result per call, from what follows up to the next answer.
-fn results_of(calls: &[&ToolCall], following: &[Message]) -> Vec<ChatMessage> {
-    let mut results: Vec<(&str, String)> = following
+fn results_of<'a>(calls: &[&'a ToolCall], following: &[&'a Message]) -> Vec<ChatMessage<'a>> {
+    let mut results: Vec<(&str, Cow<'_, str>)> = following
         .iter()
         .take_while(|message| !matches!(message, Message::Assistant { .. }))
-        .filter_map(|message| match message {
+        .filter_map(|message| match *message {
             Message::ToolResult { call_id, content, .. } => Some((call_id.as_str(), result_text(content))),
             _ => None,
         })
@@ -174,16 +203,26 @@ fn results_of(calls: &[&ToolCall], following: &[Message]) -> Vec<ChatMessage> {
         .iter()
         .map(|call| {
             let found = results.iter().position(|(id, _)| *id == call.id);
-            let content = found.map_or_else(|| RESULT_UNKNOWN.to_owned(), |at| results.remove(at).1);
-            ChatMessage::Tool { tool_call_id: call.id.clone(), content }
+            let content = found.map_or(Cow::Borrowed(RESULT_UNKNOWN), |at| results.remove(at).1);
+            ChatMessage::Tool { tool_call_id: &call.id, content }
         })
         .collect()
 }
 
-fn user_content(blocks: &[Block]) -> Value {
+/// All text blocks joined; borrowed where there is one.
+fn joined(blocks: &[Block]) -> Cow<'_, str> {
+    let mut texts = blocks.iter().filter_map(Block::text);
+    match (texts.next(), texts.next()) {
+        (None, _) => Cow::Borrowed(""),
+        (Some(only), None) => Cow::Borrowed(only),
+        (Some(first), Some(second)) => Cow::Owned([first, second].into_iter().chain(texts).collect()),
+    }
+}
+
+fn user_content(blocks: &[Block]) -> UserContent<'_> {
     let has_pictures = blocks.iter().any(|block| matches!(block, Block::Image { .. }));
     if !has_pictures {
-        return Value::String(blocks.iter().filter_map(Block::text).collect());
+        return UserContent::Text(joined(blocks));
     }
     let parts = blocks.iter().filter_map(|block| match block {
         Block::Text { text } => Some(json!({"type": "text", "text": text})),
@@ -192,30 +231,29 @@ fn user_content(blocks: &[Block]) -> Value {
         }
         Block::Thinking { .. } | Block::ToolCall(_) => None,
     });
-    Value::Array(parts.collect())
+    UserContent::Parts(parts.collect())
 }
 
 /// The API takes text only here. A picture from a tool is named, not sent as the user's: data never becomes input.
-fn result_text(blocks: &[Block]) -> String {
+fn result_text(blocks: &[Block]) -> Cow<'_, str> {
+    if let [Block::Text { text }] = blocks {
+        return Cow::Borrowed(text);
+    }
     let pieces = blocks.iter().filter_map(|block| match block {
         Block::Text { text } => Some(text.clone()),
         Block::Image { mime_type, .. } => Some(format!("[picture, {mime_type}, not shown]")),
         Block::Thinking { .. } | Block::ToolCall(_) => None,
     });
-    pieces.collect::<Vec<_>>().join("\n")
+    Cow::Owned(pieces.collect::<Vec<_>>().join("\n"))
 }
 
-fn tool_call(call: &ToolCall) -> ChatToolCall {
+fn tool_call(call: &ToolCall) -> ChatToolCall<'_> {
     let arguments = match &call.arguments {
         // What the model wrote was no JSON: it gets to see it again as it was.
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => Cow::Borrowed(text.as_str()),
+        other => Cow::Owned(other.to_string()),
     };
-    ChatToolCall {
-        id: call.id.clone(),
-        kind: "function",
-        function: ChatFunctionCall { name: call.name.clone(), arguments },
-    }
+    ChatToolCall { id: &call.id, kind: "function", function: ChatFunctionCall { name: &call.name, arguments } }
 }
 
 #[cfg(test)]
@@ -269,7 +307,7 @@ mod tests {
                 ],
             },
         ];
-        insta::assert_json_snapshot!(messages_for(Some("Be brief."), &transcript), @r#"
+        insta::assert_json_snapshot!(messages_for(Some("Be brief."), &transcript.iter().collect::<Vec<_>>()), @r#"
         [
           {
             "role": "system",
@@ -333,7 +371,7 @@ mod tests {
             assistant(vec![Block::Thinking { thinking: "only thinking".into() }]),
             result("c1", "too late: another answer came between"),
         ];
-        insta::assert_json_snapshot!(messages_for(None, &transcript), @r#"
+        insta::assert_json_snapshot!(messages_for(None, &transcript.iter().collect::<Vec<_>>()), @r#"
         [
           {
             "role": "user",
@@ -387,15 +425,23 @@ mod tests {
 
     #[test]
     fn extra_fields_replace_and_remove_ours_but_never_the_conversation() {
+        let message = user("hi");
         let request = ChatRequest {
-            model: "m".into(),
-            messages: messages_for(None, &[user("hi")]),
-            tools: vec![],
-            reasoning_effort: Some("low".into()),
+            model: "m",
+            messages: messages_for(None, &[&message]),
+            tools: &[],
+            reasoning_effort: Some("low"),
         };
+        let plain: Value = serde_json::from_slice(&request.streaming_body(&Map::new())).unwrap();
+        assert_eq!(
+            plain,
+            json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "reasoning_effort": "low",
+                "stream": true, "stream_options": {"include_usage": true}})
+        );
         let extra = json!({"model": "x", "messages": [], "tools": [], "temperature": 0, "stream_options": null,
             "reasoning_effort": "high"});
-        let body = request.into_streaming_body(extra.as_object().unwrap());
+        let body = request.streaming_body(extra.as_object().unwrap());
+        let body: Value = serde_json::from_slice(&body).unwrap();
         insta::assert_json_snapshot!(body, @r#"
         {
           "messages": [
