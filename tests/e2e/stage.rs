@@ -99,6 +99,12 @@ impl Stage {
         Self::resume(self.setup).await
     }
 
+    /// Runs another command of the program on the same state directory.
+    pub(crate) async fn run(&self, args: &[&str]) -> Output {
+        let ended = tokio::time::timeout(crate::socket::PATIENCE, self.setup.command(args).output()).await;
+        ended.expect("the command ends").expect("the program starts")
+    }
+
     /// What a second `serve` on the same state directory says before it ends.
     pub(crate) async fn serve_again(&self) -> Output {
         let mut command = self.setup.command(&["serve", "--listen", "127.0.0.1:0"]);
