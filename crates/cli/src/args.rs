@@ -50,6 +50,8 @@ pub(crate) enum Command {
     /// Look at the configured agents
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// Prove that the stored sessions, and what receipts were given for, are unchanged
+    Verify(VerifyArgs),
 }
 
 /// `watertight agents`.
@@ -62,6 +64,39 @@ pub(crate) enum AgentsCommand {
 /// `watertight agents list`.
 #[derive(Args)]
 pub(crate) struct AgentsListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `watertight verify`.
+#[derive(Args)]
+#[command(after_help = "\
+Reads the state directory and writes nothing; a gateway may be at work in it. Without --session and --receipt everything \
+is verified: every entry opens in its place and follows the one before it, link by link, up to the session's head, and \
+its run is there. A receipt is what the gateway sends with an acknowledgement and at a run's end, as JSON or as \
+<session>:<seq>:<chain>.
+
+Examples:
+  watertight verify
+  watertight verify --session agent:ops:incident-42
+  watertight verify --receipts receipts.txt --json
+
+Exit status: 0 all of it holds, 1 something does not, 2 nothing could be verified.")]
+pub(crate) struct VerifyArgs {
+    /// Only this session, by its key; may be given more than once
+    #[arg(long = "session", value_name = "KEY")]
+    pub(crate) sessions: Vec<String>,
+    /// That what this receipt was given for is there, with its whole session; `-` reads receipts from standard input, one
+    /// a line; may be given more than once
+    #[arg(long = "receipt", value_name = "RECEIPT", allow_hyphen_values = true)]
+    pub(crate) receipts: Vec<String>,
+    /// The same for every receipt in this file, one a line
+    #[arg(long = "receipts", value_name = "FILE", allow_hyphen_values = true)]
+    pub(crate) receipt_file: Option<String>,
+    /// Only this tenant's sessions [default: every tenant; for --session: default]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,6 +4,7 @@
 //! * [`serve`]: the gateway.
 //! * [`agent`]: one turn, over a gateway or in this process.
 //! * [`agents`]: the configured agents.
+//! * [`verify`]: proving what is stored.
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
 //! * [`memory`]: keeps secrets out of core dumps.
@@ -19,6 +20,7 @@ mod logging;
 mod memory;
 mod serve;
 mod signals;
+mod verify;
 mod visible;
 
 use std::process::ExitCode;
@@ -36,7 +38,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let json = matches!(&cli.command, Command::Agent(args) if args.json);
+    let json = match &cli.command {
+        Command::Agent(args) => args.json,
+        Command::Verify(args) => args.json,
+        Command::Serve(_) | Command::Agents(_) => false,
+    };
     run(cli).unwrap_or_else(|failure| failure.report(json))
 }
 
@@ -53,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => runtime.block_on(serve::run(&home, &args)).map_err(Failure::from),
         Command::Agent(args) => agent::run(&runtime, &home, &args),
         Command::Agents(AgentsCommand::List(args)) => agents::list(&home, &args).map_err(Failure::from),
+        Command::Verify(args) => verify::run(&home, &args),
     }
 }
 
@@ -75,7 +82,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => error.render().to_string().trim_start_matches("error: ").trim_end().to_owned(),
     };
-    Failure::new(message).report(words.iter().any(|word| word == "--json"))
+    let exit = if command_of(error).ends_with(" verify") { verify::NOT_VERIFIED } else { 1 };
+    Failure { exit, ..Failure::new(message) }.report(words.iter().any(|word| word == "--json"))
 }
 
 /// The command whose line is wrong, as the error's usage line names it.

@@ -5,8 +5,12 @@ use crate::command::{run, setup};
 #[tokio::test]
 async fn the_help_texts_are_as_recorded() {
     let setup = setup();
-    let commands =
-        [("help", &["--help"][..]), ("agent-help", &["agent", "--help"]), ("serve-help", &["serve", "--help"])];
+    let commands = [
+        ("help", &["--help"][..]),
+        ("agent-help", &["agent", "--help"]),
+        ("serve-help", &["serve", "--help"]),
+        ("verify-help", &["verify", "--help"]),
+    ];
     for (name, args) in commands {
         let ran = run(&setup, args).await;
         assert_eq!((ran.exit, ran.stderr.as_str()), (Some(0), ""));

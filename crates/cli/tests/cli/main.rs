@@ -10,6 +10,7 @@
 //! * [`signals`]: Ctrl-C and SIGTERM.
 //! * [`local`]: turns without a gateway, and in its place.
 //! * [`serve`]: the gateway's start and stop.
+//! * [`verify`]: proving what is stored.
 //! * [`vectors`]: the recorded behaviour of OpenClaw's own command line.
 //!
 //! [`command`] runs the program, [`fake_gateway`] stands in for a gateway where one must misbehave.
@@ -29,3 +30,4 @@ mod selection;
 mod serve;
 mod signals;
 mod vectors;
+mod verify;
