@@ -52,7 +52,10 @@ pub(crate) fn messages(
         (left, first) = (rest, first - 1);
     }
     let shown = groups[first..].iter().flatten().chain(&own);
-    Some(shown.map(|entry| entry.body.message.clone()).collect())
+    let messages: Vec<Message> = shown.map(|entry| entry.body.message.clone()).collect();
+    #[cfg(watertight_leak)]
+    let messages = crate::deliberate_leak::mixed(messages);
+    Some(messages)
 }
 
 fn bytes_of(group: &[&Entry]) -> usize {
