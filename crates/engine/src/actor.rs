@@ -342,7 +342,7 @@ impl Actor {
             updated_at: Some(self.shared.clock.now()),
             active_runs: self.live.runs(),
             model: model.names(),
-            context_tokens: model.context_tokens(),
+            context_tokens: model.context_tokens,
         })
     }
 

@@ -38,17 +38,20 @@ pub(crate) struct Agent {
 pub(crate) struct ModelChoice {
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) model: String,
+    /// Size of its context window, in tokens.
+    pub(crate) context_tokens: u64,
 }
 
 impl ModelChoice {
+    fn new(provider: Arc<dyn Provider>, model: &str) -> Self {
+        let known = provider.models().into_iter().find(|info| info.id == model);
+        let context_tokens = known.and_then(|info| info.context_window).unwrap_or(ASSUMED_CONTEXT_TOKENS);
+        Self { provider, model: model.to_owned(), context_tokens }
+    }
+
     /// Provider and model by name.
     pub(crate) fn names(&self) -> (String, String) {
         (self.provider.name().to_owned(), self.model.clone())
-    }
-
-    pub(crate) fn context_tokens(&self) -> u64 {
-        let known = self.provider.models().into_iter().find(|info| info.id == self.model);
-        known.and_then(|info| info.context_window).unwrap_or(ASSUMED_CONTEXT_TOKENS)
     }
 }
 
@@ -84,7 +87,7 @@ impl Catalog {
                 Ok(Agent {
                     id: agent.id.to_string(),
                     is_default: agent.id == default,
-                    model: ModelChoice { provider, model: agent.model.model.clone() },
+                    model: ModelChoice::new(provider, &agent.model.model),
                     instructions: agent.instructions.clone(),
                 })
             })
@@ -107,10 +110,10 @@ impl Catalog {
         if let Some((provider, model)) = wanted.split_once('/')
             && let (Some(provider), false) = (self.providers.get(provider), model.is_empty())
         {
-            return Ok(ModelChoice { provider: provider.clone(), model: model.to_owned() });
+            return Ok(ModelChoice::new(provider.clone(), model));
         }
         if agent.model.provider.models().iter().any(|info| info.id == wanted) || wanted == agent.model.model {
-            return Ok(ModelChoice { provider: agent.model.provider.clone(), model: wanted.to_owned() });
+            return Ok(ModelChoice::new(agent.model.provider.clone(), wanted));
         }
         let mut known: Vec<_> = self.providers.keys().map(String::as_str).collect();
         known.sort_unstable();
@@ -134,13 +137,13 @@ impl Catalog {
         let used = self.agents.iter().map(|agent| agent.model.clone());
         let known = self.listed.iter().filter_map(|(name, _)| self.providers.get(name)).flat_map(|provider| {
             let models = provider.models();
-            models.into_iter().map(|info| ModelChoice { provider: provider.clone(), model: info.id })
+            models.into_iter().map(|info| ModelChoice::new(provider.clone(), &info.id))
         });
         let mut views: Vec<ModelView> = Vec::new();
         for choice in used.chain(known) {
             let (provider, model) = choice.names();
             if !views.iter().any(|view| view.provider == provider && view.model == model) {
-                views.push(ModelView { provider, model, context_tokens: choice.context_tokens() });
+                views.push(ModelView { provider, model, context_tokens: choice.context_tokens });
             }
         }
         views

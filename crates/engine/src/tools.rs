@@ -59,6 +59,8 @@ pub trait Tool: Send + Sync {
 /// Knows every server-side tool.
 pub(crate) struct Broker {
     tools: Vec<Box<dyn Tool>>,
+    /// What a model is told of each, in the same order.
+    specs: Arc<[ToolSpec]>,
 }
 
 impl Broker {
@@ -66,24 +68,29 @@ impl Broker {
     pub(crate) fn new(more: Vec<Box<dyn Tool>>) -> Self {
         let mut tools: Vec<Box<dyn Tool>> = vec![Box::new(time::Time), Box::new(session_info::SessionInfo)];
         tools.extend(more);
-        Self { tools }
+        let specs = tools.iter().map(|tool| tool.spec()).collect();
+        Self { tools, specs }
     }
 
     /// Whether a call that may have run already may be run again.
     pub(crate) fn may_repeat(&self, call: &ToolCall) -> bool {
-        let found = self.tools.iter().find(|tool| tool.spec().name == call.name);
         // What does not exist has no effect.
-        found.is_none_or(|tool| tool.is_idempotent())
+        self.find(&call.name).is_none_or(Tool::is_idempotent)
+    }
+
+    fn find(&self, name: &str) -> Option<&dyn Tool> {
+        let at = self.specs.iter().position(|spec| spec.name == name)?;
+        Some(&*self.tools[at])
     }
 
     /// What a model is told it may ask for.
-    pub(crate) fn specs(&self) -> Vec<ToolSpec> {
-        self.tools.iter().map(|tool| tool.spec()).collect()
+    pub(crate) fn specs(&self) -> Arc<[ToolSpec]> {
+        self.specs.clone()
     }
 
     /// Runs one call. Never fails: what goes wrong is told to the model.
     pub(crate) fn run(&self, context: ToolContext, call: &ToolCall) -> impl Future<Output = ToolOutput> + Send + use<> {
-        let started = match self.tools.iter().find(|tool| tool.spec().name == call.name) {
+        let started = match self.find(&call.name) {
             None => Err(format!("There is no tool named {:?}.", call.name)),
             Some(_) if !call.arguments.is_object() => Err("The arguments must be a JSON object.".to_owned()),
             Some(tool) => Ok(tool.run(context, call.arguments.clone())),
@@ -141,7 +148,7 @@ mod tests {
 
     #[test]
     fn tool_names_are_unique() {
-        let mut names: Vec<_> = Broker::new(Vec::new()).specs().into_iter().map(|spec| spec.name).collect();
+        let mut names: Vec<_> = Broker::new(Vec::new()).specs().iter().map(|spec| spec.name.clone()).collect();
         let count = names.len();
         names.sort();
         names.dedup();

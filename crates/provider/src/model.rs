@@ -3,6 +3,8 @@
 use std::pin::Pin;
 
 use futures_util::Stream;
+use std::sync::Arc;
+
 use serde_json::Value;
 use watertight_core::SessionScope;
 use watertight_core::ids::RunId;
@@ -50,7 +52,7 @@ pub struct ModelRequest {
     /// The session's transcript, oldest first.
     pub messages: Vec<Message>,
     /// Tools the model may ask for.
-    pub tools: Vec<ToolSpec>,
+    pub tools: Arc<[ToolSpec]>,
     /// Thinking level, passed on as `reasoning_effort`; `off` is sent as none.
     pub thinking: Option<String>,
     /// The run the call belongs to. For our own log; never sent.

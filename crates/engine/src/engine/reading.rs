@@ -232,7 +232,7 @@ impl Engine {
             updated_at: None,
             active_runs: Vec::new(),
             model: model.names(),
-            context_tokens: model.context_tokens(),
+            context_tokens: model.context_tokens,
             agent,
         }
     }

@@ -20,7 +20,7 @@ use watertight_wire::openai::request::messages_for;
 use watertight_wire::openai::{ApiProblem, ChatAnswer, ChatRequest, ChatTool};
 
 use crate::fault::{Fault, ProviderError};
-use crate::model::{ModelEvent, ModelRequest, ToolSpec};
+use crate::model::{ModelEvent, ModelRequest};
 use crate::openai::Endpoint;
 use crate::openai::assemble::{Assembler, Told};
 use crate::openai::options::{OpenAiOptions, Timeouts};
@@ -98,13 +98,12 @@ impl Call {
     pub(super) fn new(endpoint: Arc<Endpoint>, scope: &SessionScope, request: ModelRequest) -> Self {
         let headers = endpoint.headers(scope);
         let taken_ids = request.messages.iter().flat_map(Message::tool_calls).map(|call| call.id.clone()).collect();
-        let tool = |tool: ToolSpec| ChatTool::new(tool.name, tool.description, tool.parameters);
-        let tools: Vec<_> = request.tools.into_iter().map(tool).collect();
+        let tools = request.tools.iter().map(|tool| ChatTool::new(&tool.name, &tool.description, &tool.parameters));
         let transcript: Vec<&Message> = request.messages.iter().collect();
         let chat = ChatRequest {
             messages: messages_for(request.instructions.as_deref(), &transcript),
             model: &request.model,
-            tools: &tools,
+            tools: tools.collect(),
             // "off" is our word for it; providers have no common one, and none is what most take for it.
             reasoning_effort: request.thinking.as_deref().filter(|level| *level != "off"),
         };

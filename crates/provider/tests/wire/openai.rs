@@ -45,11 +45,12 @@ async fn the_request_body_is_as_documented() {
     let mut request = request(vec![message("one")]);
     request.instructions = Some("Be brief.".into());
     request.thinking = Some("low".into());
-    request.tools = vec![ToolSpec {
+    request.tools = [ToolSpec {
         name: "time".into(),
         description: "Tells the time.".into(),
         parameters: json!({"type": "object", "properties": {}}),
-    }];
+    }]
+    .into();
     collect(&provider.provider(), KEY, request).await.1.unwrap();
 
     let sent = &mock.requests()[0];

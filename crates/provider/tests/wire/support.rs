@@ -139,7 +139,7 @@ pub(crate) fn request(messages: Vec<Message>) -> ModelRequest {
         model: "m-1".into(),
         instructions: None,
         messages,
-        tools: Vec::new(),
+        tools: [].into(),
         thinking: None,
         run: RunId::parse("run-1").expect("a run id"),
     }

@@ -17,8 +17,8 @@ pub struct ChatRequest<'a> {
     /// The conversation, instructions first.
     pub messages: Vec<ChatMessage<'a>>,
     /// Tools the model may ask for.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub tools: &'a [ChatTool],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ChatTool<'a>>,
     /// Thinking level.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<&'a str>,
@@ -131,28 +131,28 @@ pub struct ChatFunctionCall<'a> {
 
 /// A tool the model may ask for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChatTool {
+pub struct ChatTool<'a> {
     /// Always `function`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Its description.
-    pub function: ChatFunction,
+    pub function: ChatFunction<'a>,
 }
 
 /// A tool's description.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChatFunction {
+pub struct ChatFunction<'a> {
     /// Its name.
-    pub name: String,
+    pub name: &'a str,
     /// What it does, for the model.
-    pub description: String,
+    pub description: &'a str,
     /// JSON Schema of its arguments.
-    pub parameters: Value,
+    pub parameters: &'a Value,
 }
 
-impl ChatTool {
+impl<'a> ChatTool<'a> {
     /// A tool of this name, description and JSON Schema of arguments.
-    pub fn new(name: String, description: String, parameters: Value) -> Self {
+    pub fn new(name: &'a str, description: &'a str, parameters: &'a Value) -> Self {
         Self { kind: "function", function: ChatFunction { name, description, parameters } }
     }
 }
@@ -429,7 +429,7 @@ mod tests {
         let request = ChatRequest {
             model: "m",
             messages: messages_for(None, &[&message]),
-            tools: &[],
+            tools: Vec::new(),
             reasoning_effort: Some("low"),
         };
         let plain: Value = serde_json::from_slice(&request.streaming_body(&Map::new())).unwrap();
