@@ -16,6 +16,7 @@ mod checks;
 mod commit;
 mod fault;
 mod keystore;
+mod known;
 mod list;
 mod migration;
 mod open;
@@ -51,6 +52,7 @@ use watertight_seal::token::TokenHasher;
 use self::checks::StoreLock;
 use self::commit::{Context, Target};
 use self::keystore::Keystore;
+use self::known::Known;
 use self::list::Reach;
 pub use self::open::OpenError;
 use self::open::open_database;
@@ -84,6 +86,7 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Arc<Readers>,
     vault: Arc<Vault>,
+    known: Arc<Known>,
     /// One tenant is made at a time, so that two starts of one name make one set of keys.
     bootstrap: tokio::sync::Mutex<()>,
     schema_version: u32,
@@ -137,6 +140,7 @@ impl SqliteStore {
             writer,
             readers: Arc::new(readers),
             vault: Arc::new(vault),
+            known: Arc::default(),
             bootstrap: tokio::sync::Mutex::new(()),
             schema_version,
             _lock: lock,
@@ -163,6 +167,12 @@ impl SqliteStore {
     /// which says what is damaged, every write is refused with [`StoreError::Unavailable`].
     pub async fn checked(&self) -> Result<(), StoreError> {
         self.soundness.known().await
+    }
+
+    /// Resolves when a write or a sync failed, or the file went away, so that every write is refused from now on: the
+    /// store has to be opened again. Pending for as long as there is nothing wrong.
+    pub async fn failed(&self) -> StoreError {
+        self.writer.failed().await
     }
 
     /// Figures since the store was opened.
@@ -229,8 +239,9 @@ impl SqliteStore {
             .await
             .map_err(|e| StoreError::Unavailable(e.to_string()))??
         };
-        let applied = self.writer.submit(move |conn| prepared.apply(conn)).await?;
-        Ok(pending.committed(applied))
+        let write = move |conn: &Connection| prepared.apply(conn).map(|applied| pending.committed(applied));
+        let known = self.known.clone();
+        self.writer.submit_then(write, move |committed: &Committed| known.put(&committed.record)).await
     }
 }
 
@@ -300,7 +311,16 @@ impl Store for SqliteStore {
 
     fn find_session<'a>(&'a self, permit: &'a KeyPermit) -> StoreFuture<'a, Option<SessionRecord>> {
         let (tenant, key) = (permit.tenant(), permit.key().clone());
-        Box::pin(self.read(move |conn, vault| session::find(conn, vault, tenant, &key)))
+        Box::pin(async move {
+            if let Some(record) = self.known.get(tenant, &key) {
+                return Ok(Some(record));
+            }
+            let found = self.read(move |conn, vault| session::find(conn, vault, tenant, &key)).await?;
+            if let Some(record) = &found {
+                self.known.put(record);
+            }
+            Ok(found)
+        })
     }
 
     fn draft_session<'a>(

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fault::{self, Fault};
 use super::soundness::Soundness;
@@ -28,6 +28,7 @@ pub(super) struct Writer {
     queue: Option<mpsc::Sender<Box<dyn Work>>>,
     thread: Option<JoinHandle<()>>,
     counts: Arc<Counts>,
+    stopped: watch::Receiver<Option<StoreError>>,
 }
 
 #[derive(Default)]
@@ -49,12 +50,24 @@ impl Writer {
         }))?;
         conn.set_prepared_statement_cache_capacity(64);
         let file = File::of(&conn);
-        let thread = Thread { conn, file, waiting, counts: counts.clone(), log_pages, soundness, stopped: None };
+        let (stop, stopped) = watch::channel(None);
+        let thread = Thread { conn, file, waiting, counts: counts.clone(), log_pages, soundness, stopped: stop };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || thread.run())
             .map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), counts })
+        Ok(Self { queue: Some(queue), thread: Some(thread), counts, stopped })
+    }
+
+    /// Resolves when nothing is written any more because something failed, with the reason.
+    pub(super) async fn failed(&self) -> StoreError {
+        let mut stopped = self.stopped.clone();
+        let failed = stopped.wait_for(Option::is_some).await.ok().and_then(|stopped| stopped.clone());
+        match failed {
+            Some(failed) => failed,
+            // The thread ended in order.
+            None => std::future::pending().await,
+        }
     }
 
     /// Runs `operation` in the next group and answers when it is durable, or was refused. Dropping the future once the
@@ -63,8 +76,17 @@ impl Writer {
         &self,
         operation: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.submit_then(operation, |_| {}).await
+    }
+
+    /// [`Self::submit`], and tells `then` what is durable before the answer, also when nobody waits for it any more.
+    pub(super) async fn submit_then<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let work = Operation { run: Some(operation), result: None, reply };
+        let work = Operation { run: Some(operation), result: None, then, reply };
         let queue = self.queue.as_ref().ok_or_else(closed)?;
         queue.send(Box::new(work)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
@@ -123,16 +145,18 @@ impl From<rusqlite::Error> for Lost {
     }
 }
 
-struct Operation<F, T> {
+struct Operation<F, T, D> {
     run: Option<F>,
     result: Option<Result<T, StoreError>>,
+    then: D,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<F, T> Work for Operation<F, T>
+impl<F, T, D> Work for Operation<F, T, D>
 where
     F: FnOnce(&Connection) -> Result<T, Fault> + Send,
     T: Send,
+    D: FnOnce(&T) + Send,
 {
     fn run(&mut self, conn: &Connection) -> Result<(), Failed> {
         let result = self.run.take().map_or_else(|| Err(closed().into()), |run| run(conn));
@@ -148,7 +172,10 @@ where
             // A refusal stands whatever became of the group.
             (_, Some(Err(refused))) => Err(refused),
             (Some(lost), _) => Err(lost),
-            (None, Some(Ok(answer))) => Ok(answer),
+            (None, Some(Ok(answer))) => {
+                (self.then)(&answer);
+                Ok(answer)
+            }
             (None, None) => Err(closed()),
         };
         // Nobody waits when the caller's future was dropped.
@@ -183,7 +210,7 @@ struct Thread {
     log_pages: Arc<AtomicUsize>,
     soundness: Soundness,
     /// Why nothing is written any more.
-    stopped: Option<StoreError>,
+    stopped: watch::Sender<Option<StoreError>>,
 }
 
 impl Thread {
@@ -199,33 +226,41 @@ impl Thread {
             for work in group {
                 work.finish(lost.clone());
             }
-            if self.stopped.is_none() && self.log_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
+            if !self.is_stopped() && self.log_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
                 self.checkpoint();
             }
         }
-        if self.stopped.is_none()
+        if !self.is_stopped()
             && let Err(error) = self.close()
         {
             tracing::warn!(%error, "the store could not be closed in order; the next start will check it");
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.stopped.borrow().is_some()
+    }
+
+    /// Writes nothing from now on, for this reason.
+    fn stop(&self, why: StoreError) -> StoreError {
+        self.stopped.send_replace(Some(why.clone()));
+        why
+    }
+
     /// Runs the group in one transaction. An error means that nothing of it was written.
     fn commit(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
-        if let Some(stopped) = &self.stopped {
+        if let Some(stopped) = &*self.stopped.borrow() {
             return Err(stopped.clone());
         }
         if let Err(damaged) = self.soundness.demand() {
-            self.stopped = Some(damaged.clone());
-            return Err(damaged);
+            return Err(self.stop(damaged));
         }
         if !self.file.is_in_place() {
             let gone = StoreError::Unavailable("its file was removed or replaced while in use".to_owned());
             tracing::error!(
                 "the store's file is gone from its place; nothing more is written until it is started again"
             );
-            self.stopped = Some(gone.clone());
-            return Err(gone);
+            return Err(self.stop(gone));
         }
         let result = self.transact(group);
         self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
@@ -241,9 +276,7 @@ impl Thread {
             return Err(lost.error);
         }
         tracing::error!(error = %lost.error, "a write could not be made durable; the store takes no more until a restart");
-        let stopped = StoreError::Unavailable(format!("stopped after a failed write: {}", lost.error));
-        self.stopped = Some(stopped.clone());
-        Err(stopped)
+        Err(self.stop(StoreError::Unavailable(format!("stopped after a failed write: {}", lost.error))))
     }
 
     fn transact(&mut self, group: &mut [Box<dyn Work>]) -> Result<(), Lost> {
@@ -273,7 +306,7 @@ impl Thread {
                 tracing::warn!(%error, "the write-ahead log could not be folded into the database yet");
             } else {
                 tracing::error!(%error, "a checkpoint failed; the store stops until it is started again");
-                self.stopped = Some(StoreError::Unavailable(format!("stopped after a failed checkpoint: {error}")));
+                self.stop(StoreError::Unavailable(format!("stopped after a failed checkpoint: {error}")));
             }
         }
     }
@@ -413,6 +446,7 @@ mod tests {
         for x in 2..5 {
             assert!(matches!(writer.submit(insert(x)).await, Err(StoreError::Unavailable(_))));
         }
+        assert!(matches!(writer.failed().await, StoreError::Unavailable(_)), "whoever waits for it hears of it");
         writer.stop();
         assert_eq!(rows(&dir), 1);
     }
