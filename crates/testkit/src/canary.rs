@@ -2,6 +2,10 @@
 //!
 //! A marker is lower-case letters and digits, so that no key folding, JSON escape or percent-encoding changes it. It is
 //! looked for as it is, in any letter case, in hex and in base64: a leak that was encoded on its way is still a leak.
+//!
+//! * [`tag`]: markers that say whose they are, for long runs.
+
+pub mod tag;
 
 use std::fmt::Write as _;
 use std::fs;

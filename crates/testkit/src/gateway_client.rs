@@ -38,6 +38,25 @@ pub struct ConnectOptions {
     pub headers: Vec<(String, String)>,
     /// Fields of `connect` that replace those above.
     pub extra: Value,
+    /// Sees every text message as it came.
+    pub tap: Option<Tap>,
+}
+
+/// Sees every text message of a connection as it came, before it is parsed.
+#[derive(Clone)]
+pub struct Tap(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Tap {
+    /// Calls this with every text message.
+    pub fn new(see: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(see))
+    }
+}
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tap")
+    }
 }
 
 impl Default for ConnectOptions {
@@ -50,6 +69,7 @@ impl Default for ConnectOptions {
             caps: Vec::new(),
             headers: Vec::new(),
             extra: json!({}),
+            tap: None,
         }
     }
 }
@@ -151,7 +171,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl GatewayClient {
     /// Opens the socket, waits for the challenge, sends `connect` and waits for hello.
     pub async fn connect(url: &str, token: Option<&str>, options: &ConnectOptions) -> Result<Self, ConnectError> {
-        let mut client = Self::open(url, &options.headers).await?;
+        let mut client = Self::open_tapped(url, &options.headers, options.tap.clone()).await?;
         let answer = client.send("connect", Some(options.params(token))).await.next().await;
         match answer.map(outcome) {
             Some(Ok(hello)) => {
@@ -165,6 +185,10 @@ impl GatewayClient {
 
     /// Opens the socket and waits for the challenge, but sends no `connect`.
     pub async fn open(url: &str, headers: &[(String, String)]) -> Result<Self, ConnectError> {
+        Self::open_tapped(url, headers, None).await
+    }
+
+    async fn open_tapped(url: &str, headers: &[(String, String)], tap: Option<Tap>) -> Result<Self, ConnectError> {
         let socket_error = |error: SocketError| ConnectError::Socket(error.to_string());
         let mut request = url.into_client_request().map_err(socket_error)?;
         for (name, value) in headers {
@@ -177,7 +201,7 @@ impl GatewayClient {
         let (sink, source) = socket.split();
         let shared = Arc::new(Shared::default());
         let (reading, reading_allowed) = watch::channel(true);
-        let reader = tokio::spawn(read(source, Arc::clone(&shared), reading_allowed));
+        let reader = tokio::spawn(read(source, Arc::clone(&shared), reading_allowed, tap));
         let mut client = Self {
             shared,
             sink: AsyncMutex::new(sink),
@@ -382,7 +406,7 @@ fn outcome(mut response: Value) -> Result<Value, Value> {
     if response["ok"] == true { Ok(response["payload"].take()) } else { Err(response["error"].take()) }
 }
 
-async fn read(mut source: Source, shared: Arc<Shared>, mut allowed: watch::Receiver<bool>) {
+async fn read(mut source: Source, shared: Arc<Shared>, mut allowed: watch::Receiver<bool>, tap: Option<Tap>) {
     let closed = loop {
         if allowed.wait_for(|allowed| *allowed).await.is_err() {
             return;
@@ -397,10 +421,17 @@ async fn read(mut source: Source, shared: Arc<Shared>, mut allowed: watch::Recei
             message = source.next() => message,
         };
         match message {
-            Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
-                Ok(frame) => take_frame(&shared, frame),
-                Err(error) => break Closed { code: None, reason: format!("the gateway sent {text:.200}: {error}") },
-            },
+            Some(Ok(Message::Text(text))) => {
+                if let Some(Tap(see)) = &tap {
+                    see(&text);
+                }
+                match serde_json::from_str(&text) {
+                    Ok(frame) => take_frame(&shared, frame),
+                    Err(error) => {
+                        break Closed { code: None, reason: format!("the gateway sent {text:.200}: {error}") };
+                    }
+                }
+            }
             Some(Ok(Message::Close(frame))) => {
                 let code = frame.as_ref().map(|frame| frame.code.into());
                 break Closed { code, reason: frame.map(|frame| frame.reason.to_string()).unwrap_or_default() };
