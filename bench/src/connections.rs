@@ -18,8 +18,8 @@ use crate::{Options, process, progress};
 const AT_ONCE: usize = 16;
 /// Files each side needs beside its connections.
 const SPARE_FILES: u64 = 200;
-/// For what the gateway still does with the last connection, such as telling the others of it.
-const SETTLE: Duration = Duration::from_secs(3);
+/// Seconds, at the most, for what the gateway still does with the last connection, such as telling the others of it.
+const SETTLE: f64 = 3.0;
 
 pub(crate) async fn measure(report: &mut Report, binary: &Path, model: &Model, options: &Options) -> Result<()> {
     let setup = stage::setup(binary, model);
@@ -36,6 +36,7 @@ pub(crate) async fn measure(report: &mut Report, binary: &Path, model: &Model, o
         report.note("handshakes, each closed at once", each / began.elapsed().as_secs_f64(), "1/s");
         report.at_most("gateway CPU a handshake", (cpu()? - before) / each, 0.15, "ms", "1.3 ms");
     }
+    let settle = Duration::from_secs_f64(options.seconds.min(SETTLE));
     if options.idle > 0 {
         progress("idle connections");
         let room = usize::try_from(report.open_files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
@@ -43,14 +44,14 @@ pub(crate) async fn measure(report: &mut Report, binary: &Path, model: &Model, o
         let (resident, before) = (process::resident(gateway.pid())?, cpu()?);
         let held = open(address, &token, wanted, After::Listen).await?;
         let opened = cpu()?;
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(settle).await;
         let each = held.len() as f64;
         report.note("idle connections reached", each, "");
         report.note("gateway CPU a handshake that stays", (opened - before) / each, "ms");
         let kib = (process::resident(gateway.pid())? - resident) / each;
         report.at_most("memory of an idle connection", kib, 10.0, "KiB", "16 KB");
         let (quiet, began) = (cpu()?, Instant::now());
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(settle).await;
         let share = (cpu()? - quiet) / began.elapsed().as_secs_f64() / 10.0;
         report.note("gateway CPU with all of them idle", share, "% of a core");
         if held.len() < options.idle {

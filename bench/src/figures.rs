@@ -166,12 +166,14 @@ impl Report {
         if !self.loads.is_empty() {
             text += &self.load_table();
         }
-        let mut rows = vec![["one synced commit", "p50 ms", "p90 ms", "p99 ms"].map(str::to_owned).to_vec()];
-        let samples = self.commit_samples_ms.iter().enumerate().map(|(at, q)| (format!("sample {}", at + 1), *q));
-        for (name, q) in samples.chain(self.commit_ms.map(|q| ("all samples".to_owned(), q))) {
-            rows.push(vec![name, millis(q.p50), millis(q.p90), millis(q.p99)]);
+        if let Some(all) = self.commit_ms {
+            let mut rows = vec![["one synced commit", "p50 ms", "p90 ms", "p99 ms"].map(str::to_owned).to_vec()];
+            let samples = self.commit_samples_ms.iter().enumerate().map(|(at, q)| (format!("sample {}", at + 1), *q));
+            for (name, q) in samples.chain([("all samples".to_owned(), all)]) {
+                rows.push(vec![name, millis(q.p50), millis(q.p90), millis(q.p99)]);
+            }
+            text += &table(&rows);
         }
-        text += &table(&rows);
         if !self.others.is_empty() {
             let mut rows = vec![vec!["also measured".to_owned(), String::new(), String::new()]];
             rows.extend(self.others.iter().map(|o| vec![o.name.clone(), number(o.value), o.unit.to_owned()]));
