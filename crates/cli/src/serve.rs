@@ -55,9 +55,11 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     let grace = options.drain_grace;
     let server = watertight_server::run(listener, engine.clone(), options, stop.clone().cancelled_owned());
     tokio::pin!(server);
+    let broken = broken(&engine);
+    tokio::pin!(broken);
     let early = tokio::select! {
         ended = &mut server => Some(ended),
-        damage = damage(&engine) => return Err(damage),
+        error = &mut broken => return Err(error),
         signal = signals.next() => {
             tracing::info!("stopping on {signal}; active runs may take {} s more, a second signal ends them", grace.as_secs());
             stop.cancel();
@@ -69,6 +71,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
         None => {
             tokio::select! {
                 ended = &mut server => ended,
+                error = &mut broken => return Err(error),
                 _ = signals.next() => {
                     tracing::warn!("second signal: stopping within {} s", SHORT_GRACE.as_secs());
                     // Ends the runs the server's own drain waits for, so that the server ends as usual.
@@ -85,11 +88,20 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Resolves when the check of the store after an unclean end finds damage.
-async fn damage(engine: &Engine) -> anyhow::Error {
-    match engine.checked().await {
-        Ok(()) => std::future::pending().await,
-        Err(error) => anyhow::Error::new(error).context("the store is damaged; restore it from a backup"),
+/// Resolves when nothing can be stored any more. There is no going on from a failed sync: the system may have dropped
+/// what was to be synced, so only a new start knows what is durable (isolation.md C9).
+async fn broken(engine: &Engine) -> anyhow::Error {
+    let damaged = async {
+        match engine.checked().await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        error = damaged => anyhow::Error::new(error).context("the store is damaged; restore it from a backup"),
+        error = engine.failed() => {
+            anyhow::Error::new(error).context("stopped, because nothing can be stored any more; see to the disk and start again")
+        }
     }
 }
 

@@ -187,6 +187,12 @@ impl Engine {
         Ok(self.inner.sqlite.checked().await?)
     }
 
+    /// Resolves when the store has stopped after a failed write or sync: nothing is acknowledged any more, and the process
+    /// should end, so that whoever starts it again has it go on from what is durable (isolation.md C9).
+    pub async fn failed(&self) -> EngineError {
+        self.inner.sqlite.failed().await.into()
+    }
+
     /// Where the operator's generated token lies; none where the configuration names another credential.
     pub fn operator_token_file(&self) -> Option<PathBuf> {
         let generated = matches!(self.inner.config.gateway.auth, Auth::GeneratedToken);
