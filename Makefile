@@ -5,12 +5,14 @@ CARGO ?= cargo
 CLIENTS := tests/clients
 INSTALLED := $(CLIENTS)/node_modules/.package-lock.json
 
-.PHONY: help run test clients crash bench lint fmt
+.PHONY: help run test clients crash leak cuts bench lint fmt
 
 help:
 	@echo 'make run    build the release and start the gateway (ARGS="--listen 127.0.0.1:0" and the like)'
 	@echo 'make test   every test, official clients included'
 	@echo 'make crash  kill the release under load, again and again (CYCLES=10000 WRITERS=64 SEED=...)'
+	@echo 'make leak   look for one session in what leaves another (TURNS=1000000 SEED=...)'
+	@echo 'make cuts   cut the power of a recorded run at every sync (COMMITS=2000 SEEDS=1 SEED=...)'
 	@echo 'make bench  figures: load and latency, as a table and as JSON (ARGS=--quick takes seconds)'
 	@echo 'make lint   formatting, clippy, and cargo-deny where it is installed'
 	@echo 'make fmt    format the sources'
@@ -38,6 +40,19 @@ crash:
 	$(CARGO) build --release --locked -p watertight-cli
 	WATERTIGHT_CRASH_CYCLES=$(CYCLES) WATERTIGHT_CRASH_WRITERS=$(WRITERS) WATERTIGHT_CRASH_SEED=$(SEED) \
 	    $(CARGO) test --release --locked -p watertight-tests --test crash -- --nocapture nothing_acknowledged
+
+TURNS ?= 1000000
+
+leak:
+	WATERTIGHT_LEAK_TURNS=$(TURNS) WATERTIGHT_LEAK_SEED=$(SEED) \
+	    $(CARGO) test --release --locked -p watertight-tests --test leak -- --nocapture
+
+COMMITS ?= 2000
+SEEDS ?= 1
+
+cuts:
+	WATERTIGHT_CUTS_COMMITS=$(COMMITS) WATERTIGHT_CUTS_SEEDS=$(SEEDS) WATERTIGHT_CUTS_SEED=$(SEED) \
+	    $(CARGO) test --locked -p watertight-tests --test cuts -- --nocapture
 
 bench:
 	$(CARGO) build --release --locked -p watertight-cli -p watertight-bench

@@ -111,7 +111,6 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
     Recorded,
-    Lying,
     Scratch,
 }
 
@@ -132,6 +131,7 @@ struct State {
     /// Syncs of each name that returned without an error.
     syncs: HashMap<String, usize>,
     fault: Option<Fault>,
+    lies: bool,
     /// After which event a fault was first met.
     met: Option<usize>,
 }
@@ -143,11 +143,6 @@ impl Disk {
     /// Records what SQLite does to the files of `dir` from now on, while the answer lives or a file is open.
     pub fn recorded(dir: &Path) -> Arc<Self> {
         Self::watch(dir, Manner::Recorded)
-    }
-
-    /// Records, too, but every sync is feigned.
-    pub fn lying(dir: &Path) -> Arc<Self> {
-        Self::watch(dir, Manner::Lying)
     }
 
     /// Records nothing and syncs nothing: for copies that nobody needs after the process.
@@ -188,6 +183,11 @@ impl Disk {
         let mut state = self.state();
         state.fault = fault;
         state.met = None;
+    }
+
+    /// Whether syncs are feigned from now on: they return as if done, and nothing is.
+    pub fn lie(&self, lies: bool) {
+        self.state().lies = lies;
     }
 
     /// How many events were recorded when the injected fault was first met; none when it was not.
@@ -241,7 +241,7 @@ impl Disk {
         if code == SQLITE_OK && self.manner != Manner::Scratch {
             state.named.remove(name);
             state.recording.events.push(Event::Deleted { name: name.to_owned() });
-            if syncs_directory && self.manner == Manner::Recorded {
+            if syncs_directory && !state.lies {
                 state.recording.events.push(Event::DirectorySynced);
             }
         }
@@ -337,7 +337,7 @@ impl Handle {
             return SQLITE_OK;
         }
         let file = self.file;
-        let (started, fails) = {
+        let (started, fails, lies) = {
             let mut state = self.disk.state();
             state.look_aside(&self.disk.dir);
             let started = state.recording.events.len();
@@ -347,9 +347,8 @@ impl Handle {
                 state.fault = None;
                 state.meet_fault();
             }
-            (started, fails)
+            (started, fails, state.lies)
         };
-        let lies = self.disk.manner == Manner::Lying;
         // Others go on meanwhile. What they write is recorded after the start, so this sync does not vouch for it.
         let code = match (fails, lies) {
             (true, _) => SQLITE_IOERR_FSYNC,

@@ -88,7 +88,8 @@ fn a_commit_without_a_sync_is_seen_to_be_lost() {
         assert_eq!(losses(&recording, &told, &[Keep::Everything]), 0, "a disk that was fast enough lost nothing");
 
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::lying(dir.path());
+        let disk = Disk::recorded(dir.path());
+        disk.lie(true);
         let (recording, told) =
             recorded(&disk, dir.path(), &format!("PRAGMA journal_mode = {mode}; PRAGMA synchronous = FULL"));
         assert!(losses(&recording, &told, &[Keep::Nothing]) > 0, "{mode} on a lying disk");
