@@ -81,9 +81,10 @@ impl Lane {
             target: Target {
                 key: Some(session.key.clone()),
                 agent: None,
-                generation: match input.switches {
-                    true => GenerationChoice::MakeLive(generation),
-                    false => GenerationChoice::NamesNew(generation),
+                generation: if input.switches {
+                    GenerationChoice::MakeLive(generation)
+                } else {
+                    GenerationChoice::NamesNew(generation)
                 },
             },
             input: vec![Block::from_text(input.text.clone())],
@@ -188,7 +189,7 @@ impl Lane {
     /// Ends a run at any point of it, and sometimes all that wait behind it.
     async fn abort(&mut self, session: &mut Session) {
         let mut inputs = Vec::new();
-        for _ in 0..1 + self.dice.below(3) {
+        for _ in 0..=self.dice.below(3) {
             if !self.world.take_turn() {
                 break;
             }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use watertight_engine::tools::{Tool, ToolContext, ToolFuture};
+use watertight_provider::ToolSpec;
 use watertight_testkit::Recorded;
 use watertight_testkit::mock_provider::{MockProvider, Reply, ScriptedCall};
 
@@ -167,7 +169,7 @@ impl Model<'_> {
 
     /// Under the same ids in every session.
     fn calls(&mut self) -> Vec<ScriptedCall> {
-        let tools = ["time", "session_info", "no_such_tool"];
+        let tools = ["time", "session_info", "no_such_tool", Repeat::NAME, Repeat::NAME];
         let calls = 1 + self.dice.below(2);
         (0..calls)
             .map(|at| {
@@ -175,5 +177,34 @@ impl Model<'_> {
                 ScriptedCall::new(&format!("call-{at}"), tool, &json!({"note": self.own(ARGUMENT)}))
             })
             .collect()
+    }
+}
+
+/// A server-side tool that says what it was told, or fails with it.
+pub(crate) struct Repeat;
+
+impl Repeat {
+    const NAME: &str = "repeat";
+}
+
+impl Tool for Repeat {
+    fn spec(&self) -> ToolSpec {
+        ToolSpec {
+            name: Self::NAME.into(),
+            description: "Repeats its note.".into(),
+            parameters: json!({"type": "object", "properties": {"note": {"type": "string"}}}),
+        }
+    }
+
+    fn is_idempotent(&self) -> bool {
+        false
+    }
+
+    fn run(&self, _context: ToolContext, arguments: Value) -> ToolFuture {
+        Box::pin(async move {
+            let note = arguments["note"].as_str().unwrap_or_default();
+            tokio::time::sleep(Duration::from_millis(note.len() as u64 % 4)).await;
+            if note.ends_with(['0', '1', '2', '3']) { Err(format!("{note} failed")) } else { Ok(note.to_owned()) }
+        })
     }
 }

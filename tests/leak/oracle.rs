@@ -24,8 +24,8 @@ pub(crate) const ARGUMENT: char = 't';
 /// What stands in a model's error.
 pub(crate) const FAULT: char = 'z';
 
-/// Faults that are told in full.
-const TOLD: u64 = 20;
+/// Faults of each sort that are told in full.
+const TOLD: u64 = 5;
 /// Bytes that are told on each side of a tag.
 const AROUND: usize = 100;
 
@@ -154,7 +154,7 @@ impl Oracle {
         let tags: Vec<(usize, Tag)> = found.iter().filter_map(whole).collect();
         // Answers repeat inputs, but nothing repeats one before it was made, and the newest is what is asked.
         let Some((_, input)) = tags.iter().filter(|(_, tag)| tag.sort == INPUT).max_by_key(|(at, _)| *at) else {
-            self.wrong("a prompt holds no input", &String::from_utf8_lossy(&request.raw));
+            self.wrong("a prompt holds no input", String::from_utf8_lossy(&request.raw));
             return None;
         };
         let audience = Audience::Generation(input.owner);
@@ -209,32 +209,33 @@ impl Oracle {
     }
 
     fn misnamed(&self, name: &str, owner: Owner) {
-        self.count(Place::PromptHeader);
-        self.tell(format!("LEAK PromptHeader: a prompt of {owner} names its session {name}"));
+        if self.count(Place::PromptHeader) <= TOLD {
+            say(&format!("LEAK PromptHeader: a prompt of {owner} names its session {name}"));
+        }
     }
 
     fn leak(&self, place: Place, reading: &Reading, audience: Audience, bytes: &[u8], at: usize) {
-        self.count(place);
-        let around = &bytes[at.saturating_sub(AROUND)..bytes.len().min(at + AROUND)];
-        let around = String::from_utf8_lossy(around);
-        self.tell(format!("LEAK {place:?}: {reading}, in what is for {audience}: …{around}…"));
+        if self.count(place) <= TOLD {
+            let around = &bytes[at.saturating_sub(AROUND)..bytes.len().min(at + AROUND)];
+            let around = String::from_utf8_lossy(around);
+            say(&format!("LEAK {place:?}: {reading}, in what is for {audience}: …{around}…"));
+        }
     }
 
-    fn count(&self, place: Place) {
+    fn count(&self, place: Place) -> u64 {
         self.figures.leaks.one();
-        *lock(&self.leaks).entry(place).or_default() += 1;
+        let mut leaks = lock(&self.leaks);
+        let count = leaks.entry(place).or_default();
+        *count += 1;
+        *count
     }
 
     /// Something that is no leak and must not be.
     pub(crate) fn wrong(&self, what: &str, about: impl Display) {
         self.figures.wrongs.one();
-        let about: String = about.to_string().chars().take(4 * AROUND).collect();
-        self.tell(format!("WRONG {what}: {about}"));
-    }
-
-    fn tell(&self, text: String) {
-        if self.figures.leaks.get() + self.figures.wrongs.get() <= TOLD {
-            say(&text);
+        if self.figures.wrongs.get() <= TOLD {
+            let about: String = about.to_string().chars().take(4 * AROUND).collect();
+            say(&format!("WRONG {what}: {about}"));
         }
     }
 

@@ -144,7 +144,8 @@ impl SocketLane {
         match self.client.event_or_close(is_last).await {
             Some(event) => self.judge(session, input, &event["payload"]),
             None => {
-                self.world.oracle.wrong("a connection closed", format!("{:?} {input:?}", self.client.closed().await))
+                let closed = self.client.closed().await;
+                self.world.oracle.wrong("a connection closed", format!("{closed:?} {input:?}"));
             }
         }
     }

@@ -16,6 +16,7 @@ use watertight_config::Config;
 use watertight_core::ids::EntryId;
 use watertight_engine::Engine;
 use watertight_engine::admission::{Access, Presented};
+use watertight_engine::engine::Parts;
 use watertight_engine::event::SessionEvent;
 use watertight_engine::hub::{EventSink, Interest, Listener};
 use watertight_engine::state_dir::StateDir;
@@ -24,6 +25,7 @@ use watertight_testkit::canary::tag::Audience;
 use watertight_testkit::gateway_client::{ConnectOptions, GatewayClient, Tap};
 use watertight_testkit::mock_provider::MockProvider;
 
+use crate::model::Repeat;
 use crate::names;
 use crate::oracle::{Oracle, Place};
 
@@ -118,7 +120,8 @@ impl Running {
         );
         let config = Arc::new(Config::from_toml(&config).expect("a configuration"));
         let state = StateDir::lock(&dir.path().join("state")).expect("a free state directory");
-        let engine = Engine::open(config, state).await.expect("an engine");
+        let parts = Parts { tools: vec![Box::new(Repeat)], ..Parts::default() };
+        let engine = Engine::open_with(config, state, parts).await.expect("an engine");
         let mut tenants = Vec::new();
         for at in 0..TENANTS {
             let token = match at {

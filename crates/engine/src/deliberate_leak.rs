@@ -40,11 +40,12 @@ pub(crate) fn remember(tenant: TenantId, sink: &Arc<dyn EventSink>) {
 
 /// Delivers one event in [`ONE_IN`] to a listener of another tenant.
 pub(crate) fn stray(tenant: TenantId, event: &Arc<SessionEvent>) {
-    if EVENTS.fetch_add(1, Ordering::Relaxed) % ONE_IN == ONE_IN - 1 {
+    let event_no = EVENTS.fetch_add(1, Ordering::Relaxed);
+    if event_no % ONE_IN == ONE_IN - 1 {
         let sinks = SINKS.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = sinks.iter().rev().find(|(whose, _)| *whose != tenant).map(|(_, sink)| sink.clone());
+        let others: Vec<_> = sinks.iter().filter(|(whose, _)| *whose != tenant).map(|(_, sink)| sink.clone()).collect();
         drop(sinks);
-        if let Some(sink) = other {
+        if let Some(sink) = others.get((event_no / ONE_IN) as usize % others.len().max(1)) {
             sink.deliver(event);
         }
     }

@@ -85,18 +85,23 @@ pub enum Reading {
 impl Reading {
     /// Whether it may be shown to this audience. What is left of a cut one must agree as far as it goes.
     pub fn is_for(&self, audience: Audience) -> bool {
-        let allowed = match audience {
+        let (owner, digits) = match audience {
             Audience::Nobody => return false,
-            Audience::Tenant(tenant) => format!("{tenant:04x}"),
-            Audience::Session(tenant, session) => format!("{tenant:04x}{session:04x}"),
-            Audience::Generation(owner) => digits(owner),
+            Audience::Tenant(tenant) => (Owner { tenant, session: 0, generation: 0 }, 4),
+            Audience::Session(tenant, session) => (Owner { tenant, session, generation: 0 }, 8),
+            Audience::Generation(owner) => (owner, OWNER_DIGITS),
         };
-        let seen = match self {
-            Self::Altered(_) => return false,
-            Self::Whole(tag) => &digits(tag.owner),
-            Self::Cut(rest) => rest,
-        };
-        seen.bytes().zip(allowed.bytes()).all(|(seen, allowed)| seen == allowed)
+        match self {
+            Self::Altered(_) => false,
+            Self::Whole(Tag { owner: seen, .. }) => {
+                seen.tenant == owner.tenant
+                    && (digits < 8 || seen.session == owner.session)
+                    && (digits < OWNER_DIGITS || seen.generation == owner.generation)
+            }
+            Self::Cut(rest) => {
+                rest.bytes().zip(self::digits(owner).bytes().take(digits)).all(|(seen, own)| seen == own)
+            }
+        }
     }
 }
 
