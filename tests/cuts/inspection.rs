@@ -19,8 +19,8 @@ use watertight_store::StoreError;
 use crate::ledger::{End, Ledger, Turn};
 use crate::subject::{PATIENCE, Say, Subject, everything};
 
-/// Promises looked at on their own when an image is not looked through: the last ones before the cut.
-const LATEST: usize = 8;
+/// Of the last promises before the cut, and of those before them, so many are looked at on their own.
+const PICKED: usize = 6;
 /// Between two looks for runs that hang.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -91,7 +91,7 @@ impl fmt::Display for Checked {
 /// How closely an image is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Depth {
-    /// Every promise on its own, and not only the last ones.
+    /// Every promise on its own, and not only some.
     pub(crate) thorough: bool,
     /// Whether `watertight verify` goes over it too.
     pub(crate) verified: bool,
@@ -132,10 +132,10 @@ impl Inspection<'_> {
         for (key, turns) in &sessions {
             self.transcript(key, turns, &mut checked).await?;
         }
-        for turn in self.latest(turns) {
+        for turn in self.picked(turns, random) {
             self.turn(turn, &mut checked).await?;
         }
-        for end in self.latest(self.ledger.ends_before(self.cut)) {
+        for end in self.picked(self.ledger.ends_before(self.cut), random) {
             self.end(end, &mut checked).await?;
         }
         if self.depth.verified && !turns.is_empty() {
@@ -143,14 +143,22 @@ impl Inspection<'_> {
         }
         // A session nobody has used yet where there is none.
         keys.insert("agent:main:main");
-        let probed = random.choice(keys.iter().copied()).unwrap_or_default();
-        self.probe(probed).await?;
+        let key = random.choice(keys).unwrap_or_default();
+        let turns = sessions.get(key).map(Vec::as_slice).unwrap_or_default();
+        let generation = random.choice(turns).map(|turn| turn.accepted.generation.as_str());
+        self.probe(key, generation).await?;
+        // Of the transcript that the probe made live again.
+        self.transcript(key, turns, &mut checked).await?;
         Ok(checked)
     }
 
-    fn latest<'t, T>(&self, promises: &'t [T]) -> &'t [T] {
-        let skipped = if self.depth.thorough { 0 } else { promises.len().saturating_sub(LATEST) };
-        &promises[skipped..]
+    /// The promises to look at on their own: the last ones, and some of those before.
+    fn picked<'t, T>(&self, promises: &'t [T], random: &mut fastrand::Rng) -> Vec<&'t T> {
+        if self.depth.thorough {
+            return promises.iter().collect();
+        }
+        let (former, latest) = promises.split_at(promises.len().saturating_sub(PICKED));
+        latest.iter().chain(random.choose_multiple(former.iter(), PICKED)).collect()
     }
 
     /// Waits until every acknowledged run that the cut left open has ended.
@@ -277,11 +285,11 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    /// A new turn in the session is taken and answered.
-    async fn probe(&self, key: &str) -> Result<(), Problem> {
+    /// A new turn in the session is taken and answered, in a transcript that may be an old one.
+    async fn probe(&self, key: &str, generation: Option<&str>) -> Result<(), Problem> {
         let Subject { engine, access } = self.subject;
         let run = RunId::parse(&format!("probe-at-{}", self.cut)).unwrap();
-        let say = Say::plain(key, run.as_str(), "still there?");
+        let say = Say { generation, ..Say::plain(key, run.as_str(), "still there?") };
         engine.submit(access, say.request(), |_| {}).await?;
         let report = self.ended(key, &run).await?;
         match &report.outcome {

@@ -13,8 +13,6 @@ use crate::ledger::Ledger;
 
 pub(crate) const EVERY_KEEP: [Keep; 5] = [Keep::Nothing, Keep::Everything, Keep::Sectors, Keep::First, Keep::Last];
 
-/// Every so many cuts an image is looked through from the first promise on, and not only the last ones.
-const THOROUGH: usize = 16;
 /// Every so many cuts `watertight verify` goes over an image, too.
 const VERIFIED: usize = 4;
 /// Between two lines that say how far a long replay has come.
@@ -164,11 +162,8 @@ impl Replay<'_> {
                 let mut random = fastrand::Rng::with_seed(seed);
                 let image = medium.image(keep, &mut random);
                 image.write_to(dir.path()).unwrap();
-                let last = at + 1 == self.points.len();
-                let depth = Depth {
-                    thorough: last || at.is_multiple_of(THOROUGH),
-                    verified: last || at.is_multiple_of(VERIFIED),
-                };
+                let thorough = at + 1 == self.points.len();
+                let depth = Depth { thorough, verified: thorough || at.is_multiple_of(VERIFIED) };
                 let found =
                     runtime.block_on(inspection::inspect(dir.path(), self.ledger, point.cut, depth, &mut random));
                 let mut sum = self.sum();
