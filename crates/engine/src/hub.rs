@@ -1,7 +1,7 @@
 //! One bus per session. Who may listen is decided when a bus and a listener meet: at the start of either, or when a
 //! listener begins to watch a key. Publishing then costs nothing for listeners of other sessions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -12,7 +12,7 @@ use watertight_core::key::CanonicalKey;
 use crate::admission::Access;
 use crate::clock::Clock;
 use crate::event::SessionEvent;
-use crate::sync::{Mutex, lock};
+use crate::sync::{HashMap, Mutex, lock};
 
 /// Which sessions a listener wants to hear, among those it may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +185,12 @@ impl Bus {
         for seat in seats {
             seat.hear(&self.key, event);
         }
+    }
+
+    /// How many listeners have a seat.
+    #[cfg(all(test, watertight_loom))]
+    pub(crate) fn seats(&self) -> usize {
+        lock(&self.stops.seats).len()
     }
 }
 

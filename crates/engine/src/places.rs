@@ -2,13 +2,12 @@
 //!
 //! What decides between two that come at once is all in here, so that `interleavings` can try every order.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use watertight_core::ids::{SessionId, TenantId};
 
 use crate::actor::live::Live;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{HashMap, Mutex, MutexGuard, lock};
 
 /// Active sessions at the most; each holds a task and the tail of its transcript.
 pub(crate) const MAX_ACTORS: usize = 100_000;

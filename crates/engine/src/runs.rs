@@ -1,15 +1,14 @@
 //! Runs that are under way, for those who wait for their end.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use watertight_core::ids::{PrincipalId, RunId, TenantId};
 
 use crate::report::RunReport;
-use crate::sync::{Mutex, lock};
+use crate::sync::{HashMap, Mutex, Notify, lock};
 
 /// Run ids are names under a tenant and a principal.
 pub(crate) type RunSpace = (TenantId, PrincipalId);
@@ -90,16 +89,24 @@ impl Runs {
 
     /// Returns when no run is under way, or `limit` has passed (false).
     pub(crate) async fn quiet(&self, limit: Duration) -> bool {
-        let quiet = async {
-            loop {
-                let ended = self.ended.notified();
-                if lock(&self.live).is_empty() {
-                    return;
-                }
-                ended.await;
+        within(Some(limit), self.all_ended()).await.is_some()
+    }
+
+    /// Returns when no run is under way.
+    pub(crate) async fn all_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if lock(&self.live).is_empty() {
+                return;
             }
-        };
-        within(Some(limit), quiet).await.is_some()
+            ended.await;
+        }
+    }
+
+    /// How many runs are under way, and how many somebody waits for.
+    #[cfg(all(test, watertight_loom))]
+    pub(crate) fn names(&self) -> (usize, usize) {
+        (lock(&self.live).len(), lock(&self.expected).len())
     }
 }
 
