@@ -1,8 +1,9 @@
 //! Load, kill, restart, and now and then an audit.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -30,8 +31,17 @@ const TOLD: usize = 10;
 /// What is wrong, a line each.
 type Breach = Vec<String>;
 
-/// Kills the program `plan.cycles` times. A breach panics, after it has kept all there is to look into.
-pub(crate) async fn run(plan: Plan) -> String {
+/// A campaign that found something.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// What was found, and where to look.
+    pub(crate) told: String,
+    /// The folder that was kept.
+    pub(crate) kept: PathBuf,
+}
+
+/// Kills the program `plan.cycles` times and answers with the result line.
+pub(crate) async fn run(plan: Plan) -> Result<String, Broken> {
     say(&format!("crash: {} cycles, {} writers, seed {}", plan.cycles, plan.writers, plan.seed));
     let provider = MockProvider::start().await;
     let census = Arc::new(Census::default());
@@ -42,7 +52,7 @@ pub(crate) async fn run(plan: Plan) -> String {
     let mut figures = Figures::new(plan);
     let mut dice = Dice::new(plan.seed);
     for number in 0..plan.cycles.div_ceil(LIFE) {
-        let mut life = Life::new(number, &provider, &census, plan.writers, &mut dice);
+        let mut life = Life::new(number, &provider, &census, plan, &mut dice);
         let cycles = LIFE.min(plan.cycles - number * LIFE);
         // Also what panics on the way is to be looked into: a gateway that does not answer, say.
         let lived = AssertUnwindSafe(life.live(cycles, &provider, &mut figures, &mut dice)).catch_unwind().await;
@@ -54,13 +64,14 @@ pub(crate) async fn run(plan: Plan) -> String {
                 vec![text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default()]
             }
         };
-        life.report(plan, &breach);
+        return Err(life.report(&breach));
     }
-    figures.result()
+    Ok(figures.result())
 }
 
 /// One state directory.
 struct Life {
+    plan: Plan,
     setup: GatewaySetup,
     gateway: Option<Gateway>,
     token: String,
@@ -73,7 +84,7 @@ struct Life {
 }
 
 impl Life {
-    fn new(number: u64, provider: &MockProvider, census: &Arc<Census>, writers: usize, dice: &mut Dice) -> Self {
+    fn new(number: u64, provider: &MockProvider, census: &Arc<Census>, plan: Plan, dice: &mut Dice) -> Self {
         let base_url = provider.base_url();
         let setup = GatewaySetup::new(built_program()).config(&format!(
             "[[agents]]\nid = \"main\"\nmodel = \"echo/echo\"\ndefault = true\n\n\
@@ -82,8 +93,9 @@ impl Life {
         ));
         let ledger = Arc::new(Ledger::new(number));
         census.turn_to(&ledger);
-        let writers = (0..writers).map(|index| Writer::new(index, dice.split())).collect();
+        let writers = (0..plan.writers).map(|index| Writer::new(index, dice.split())).collect();
         Self {
+            plan,
             setup,
             gateway: None,
             token: String::new(),
@@ -147,6 +159,7 @@ impl Life {
             door: Semaphore::new(DOOR),
             arrived: watch::Sender::default(),
             cycle: self.cycle,
+            end_within: self.plan.end_within,
         })
     }
 
@@ -166,6 +179,17 @@ impl Life {
         self.last_words = gateway.output();
         gateway.kill().await;
         self.writers = working.join_all().await;
+        if self.plan.sabotage {
+            self.forget();
+        }
+    }
+
+    /// Takes from the dead program's log what it wrote last, as a program would that acknowledges before it writes.
+    fn forget(&self) {
+        let log = OpenOptions::new().write(true).open(self.setup.state_dir().join("store.db-wal"));
+        let log = log.expect("a log is left behind");
+        let bytes = log.metadata().expect("the log has a size").len();
+        log.set_len(bytes / 10 * 9).expect("the log can be cut");
     }
 
     /// What anybody noticed on the way.
@@ -183,23 +207,22 @@ impl Life {
             settling.spawn(writer.settle(place.clone()));
         }
         self.writers = settling.join_all().await;
-        self.faultless()?;
 
         let client = place.connect().await.ok_or_else(|| vec!["no connection for an audit".to_owned()])?;
         let touched = self.ledger.touched();
         let sessions = if of_all { self.ledger.sessions() } else { touched.clone() };
         let ledger = &self.ledger;
-        let client = &client;
+        let (client, place) = (&client, &*place);
         let audits = sessions.iter().map(|key| {
             let probed = touched.contains(key);
-            async move { audit_session(client, ledger, key, probed).await }
+            async move { audit_session(client, place, key, probed).await }
         });
         let found: Vec<Breach> = stream::iter(audits).buffer_unordered(AUDITORS).collect().await;
-        self.faultless()?;
-        let found = found.concat();
+        let found = [self.ledger.faults(), found.concat()].concat();
         if !found.is_empty() {
             return Err(found);
         }
+        self.verify(of_all, figures).await?;
         let new = sessions.iter().flat_map(|key| ledger.of_session(key)).filter(|turn| !turn.audited);
         let new: Vec<Turn> = new.collect();
         for turn in &new {
@@ -210,11 +233,36 @@ impl Life {
         Ok(())
     }
 
-    /// Keeps the state directory with all that is known, and fails the test.
-    fn report(mut self, plan: Plan, breach: &Breach) -> ! {
+    /// Has the program verify its store beside the one that serves it: by every receipt it gave since the last audit, or
+    /// by all it ever gave, and then the rest too.
+    async fn verify(&self, everything: bool, figures: &mut Figures) -> Result<(), Breach> {
+        let receipts = self.ledger.receipts(everything);
+        let file = self.setup.state_dir().with_file_name("receipts.txt");
+        fs::write(&file, receipts.join("\n")).expect("the receipts are written");
+        let file = file.to_str().expect("a path of text");
+        let mut runs = vec![vec!["verify", "--receipts", file]];
+        if everything {
+            runs.push(vec!["verify"]);
+        }
+        for args in runs {
+            let output = self.setup.command(&args).output().await.expect("the program starts");
+            if !output.status.success() {
+                let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+                return Err(vec![format!("{args:?} ended with {}", output.status), said.concat()]);
+            }
+        }
+        if everything {
+            figures.receipts += receipts.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Keeps the state directory with all that is known.
+    fn report(mut self, breach: &Breach) -> Broken {
         let words = self.gateway.as_ref().map(Gateway::output).unwrap_or_default();
         let state = self.setup.keep();
-        let mut text = format!("seed {}, cycle {} of this state directory\n\n", plan.seed, self.cycle);
+        let kept = state.parent().expect("the state directory has a folder").to_owned();
+        let mut text = format!("seed {}, cycle {} of this state directory\n\n", self.plan.seed, self.cycle);
         let mut section = |title: &str, body: &str| {
             let _ = writeln!(text, "## {title}\n{body}\n");
         };
@@ -225,22 +273,22 @@ impl Life {
             let turns: Vec<String> = self.ledger.of_session(&key).iter().map(|turn| format!("{turn:?}")).collect();
             section(&key, &turns.join("\n"));
         }
-        let file = state.with_file_name("breach.txt");
-        fs::write(&file, text).expect("the report is written");
+        fs::write(kept.join("breach.txt"), text).expect("the report is written");
         let told: Vec<String> = breach.iter().take(TOLD).cloned().collect();
-        panic!(
-            "a promise is broken in cycle {} (seed {}); everything is in {} and {}:\n{}",
+        let told = format!(
+            "a promise is broken in cycle {} of a state directory (seed {}); all that is known is in {}, breach.txt first:\n{}",
             self.cycle,
-            plan.seed,
-            state.display(),
-            file.display(),
+            self.plan.seed,
+            kept.display(),
             told.join("\n")
         );
+        Broken { told, kept }
     }
 }
 
 /// Looks at one session in which nothing is under way.
-async fn audit_session(client: &GatewayClient, ledger: &Ledger, key: &str, probed: bool) -> Breach {
+async fn audit_session(client: &GatewayClient, place: &Place, key: &str, probed: bool) -> Breach {
+    let ledger = &place.ledger;
     let gone = || vec![format!("the connection broke in the audit of {key}")];
     if probed {
         for turn in ledger.of_session(key).iter().filter(|turn| !turn.audited && turn.end.is_some()) {
@@ -248,7 +296,7 @@ async fn audit_session(client: &GatewayClient, ledger: &Ledger, key: &str, probe
                 return gone();
             }
         }
-        if probe(client, ledger, key).await.is_none() {
+        if probe(client, place, key).await.is_none() {
             return gone();
         }
     }
@@ -256,7 +304,7 @@ async fn audit_session(client: &GatewayClient, ledger: &Ledger, key: &str, probe
         Ok(history) => history,
         Err(error) => return vec![format!("the history of {key} was answered {error}")],
     };
-    let faults = judge(&history, &ledger.of_session(key), RECOVERS);
+    let faults = judge(&history, &ledger.of_session(key));
     if faults.is_empty() {
         return Breach::new();
     }
@@ -280,6 +328,3 @@ async fn transcript(client: &GatewayClient, key: &str) -> Result<Vec<Message>, V
     pages.reverse();
     Ok(pages.concat())
 }
-
-/// Whether the program takes up again what a kill cut short.
-const RECOVERS: bool = false;

@@ -21,6 +21,7 @@ pub(crate) struct Figures {
     completed: u64,
     interrupted: u64,
     failed: u64,
+    taken_up: u64,
     pub(crate) provider_calls: u64,
     pub(crate) receipts: u64,
     pub(crate) audits: u64,
@@ -40,6 +41,7 @@ impl Figures {
             completed: 0,
             interrupted: 0,
             failed: 0,
+            taken_up: 0,
             provider_calls: 0,
             receipts: 0,
             audits: 0,
@@ -62,7 +64,10 @@ impl Figures {
     /// An audit has seen the end of this turn.
     pub(crate) fn ended(&mut self, turn: &Turn) {
         match turn.end {
-            Some(End::Completed(_)) => self.completed += 1,
+            Some(End::Completed(_)) => {
+                self.completed += 1;
+                self.taken_up += u64::from(turn.kills_at_end > turn.kills_at_send);
+            }
             Some(End::Interrupted) => self.interrupted += 1,
             Some(End::Failed(_)) => self.failed += 1,
             None => {}
@@ -97,7 +102,7 @@ impl Figures {
         };
         format!(
             "crash: {} cycles of {} writers in {:.0} s: {} acked, {} resent, {} refused, 0 lost, 0 doubled, 0 reordered, \
-             0 wedged; {} completed, {} interrupted, {} failed; {} calls of the provider, {} audits, {} receipts verified; \
+             0 wedged; {} completed, {} of them after a kill, {} interrupted, {} failed; {} calls of the provider, {} audits, {} receipts verified; \
              restart to ready p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms; seed {}",
             self.cycles,
             self.plan.writers,
@@ -106,6 +111,7 @@ impl Figures {
             self.resent,
             self.refused,
             self.completed,
+            self.taken_up,
             self.interrupted,
             self.failed,
             self.provider_calls,

@@ -113,11 +113,22 @@ struct Book {
     turns: HashMap<String, Turn>,
     /// Runs of a session, in the order they were made up.
     sessions: BTreeMap<String, Vec<String>>,
-    receipts: HashSet<Receipt>,
+    /// As the command line takes them.
+    receipts: HashSet<String>,
+    new_receipts: HashSet<String>,
     acked: u64,
     resent: u64,
     refused: u64,
     faults: Vec<String>,
+}
+
+impl Book {
+    fn note(&mut self, receipt: &Receipt) {
+        let text = receipt.text();
+        if !self.receipts.contains(&text) {
+            self.new_receipts.insert(text);
+        }
+    }
 }
 
 /// A receipt as the wire carries it.
@@ -227,7 +238,7 @@ impl Ledger {
                 let fault = format!("{run} was acknowledged with {} and with {}", before.text(), receipt.text());
                 book.faults.push(fault);
             }
-            book.receipts.insert(receipt);
+            book.note(&receipt);
         }
     }
 
@@ -241,7 +252,7 @@ impl Ledger {
         let mut book = self.book();
         let kills = book.kills;
         if let Some(receipt) = Receipt::of(told) {
-            book.receipts.insert(receipt);
+            book.note(&receipt);
         }
         let turn = book.turns.get_mut(run).expect("a turn that was made");
         match &mut turn.end {
@@ -308,9 +319,12 @@ impl Ledger {
         }
     }
 
-    /// Receipts so far, as the command line takes them.
-    pub(crate) fn receipts(&self) -> Vec<String> {
-        self.book().receipts.iter().map(Receipt::text).collect()
+    /// Receipts as the command line takes them: all so far, or those that were not given out here yet.
+    pub(crate) fn receipts(&self, all: bool) -> Vec<String> {
+        let mut book = self.book();
+        let new = std::mem::take(&mut book.new_receipts);
+        book.receipts.extend(new.iter().cloned());
+        if all { book.receipts.iter().cloned().collect() } else { new.into_iter().collect() }
     }
 
     pub(crate) fn faults(&self) -> Vec<String> {

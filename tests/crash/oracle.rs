@@ -81,9 +81,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Judges a transcript while nothing is under way in it. `turns` are all that were ever sent to the session. With
-/// `recovers`, a run may only be given up after it was restarted as often as allowed.
-pub(crate) fn judge(history: &[Message], turns: &[Turn], recovers: bool) -> Vec<Fault> {
+/// Judges a transcript while nothing is under way in it. `turns` are all that were ever sent to the session.
+pub(crate) fn judge(history: &[Message], turns: &[Turn]) -> Vec<Fault> {
     let by_run: HashMap<&str, &Turn> = turns.iter().map(|turn| (turn.run.as_str(), turn)).collect();
     let mut faults = Vec::new();
     whole(history, &mut faults);
@@ -94,11 +93,13 @@ pub(crate) fn judge(history: &[Message], turns: &[Turn], recovers: bool) -> Vec<
         match &turn.end {
             None => faults.push(Fault::Wedged(turn.run.clone())),
             Some(End::Completed(_)) => {}
-            // A kill counts towards the limit whether or not the run had been taken up again when it came.
-            Some(_) if !recovers || turn.kills_at_end - turn.kills_at_send > MAX_RESTARTS => {}
             Some(end) => {
+                // No turn here uses a tool with side effects, so each is to be taken up again until that has been done
+                // often enough. A kill counts whether or not the run had been taken up when it came.
                 let kills = turn.kills_at_end - turn.kills_at_send;
-                faults.push(Fault::GivenUp { run: turn.run.clone(), kills, end: end.clone() });
+                if kills <= MAX_RESTARTS || *end != End::Interrupted {
+                    faults.push(Fault::GivenUp { run: turn.run.clone(), kills, end: end.clone() });
+                }
             }
         }
     }

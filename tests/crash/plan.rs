@@ -19,6 +19,10 @@ pub(crate) struct Plan {
     /// What everything random is drawn from. The moments of the kills are drawn from it; what the program was doing just
     /// then is the machine's choice, so that a seed brings back the load but not always the finding.
     pub(crate) seed: u64,
+    /// How long the end of a run is waited for before its session counts as wedged.
+    pub(crate) end_within: Duration,
+    /// Whether the log loses its end in each kill, which must not go unnoticed.
+    pub(crate) sabotage: bool,
 }
 
 impl Plan {
@@ -32,6 +36,8 @@ impl Plan {
             cycles: number("CYCLES").unwrap_or(200),
             writers: usize::try_from(number("WRITERS").unwrap_or(64)).expect("a number of writers"),
             seed: number("SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0),
+            end_within: Duration::from_secs(20),
+            sabotage: false,
         }
     }
 }

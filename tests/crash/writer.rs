@@ -1,6 +1,7 @@
 //! A client: connects, repeats what was not acknowledged, goes on asking until the connection is gone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -10,8 +11,6 @@ use watertight_testkit::gateway_client::{Answers, ConnectOptions};
 use crate::ledger::{End, Kind, Ledger, Method, Turn};
 use crate::plan::Dice;
 
-/// How long the end of a run is waited for, in milliseconds, before its session counts as wedged.
-const END_WITHIN_MS: u64 = 20_000;
 /// What the gateway says of a run that it gave up because it was killed.
 const INTERRUPTED: &str = "The gateway stopped before the run could end.";
 /// Cycles for which a writer keeps its session, and for which sessions are shared.
@@ -31,6 +30,8 @@ pub(crate) struct Place {
     pub(crate) arrived: watch::Sender<usize>,
     /// Cycles of the state directory so far.
     pub(crate) cycle: u64,
+    /// How long the end of a run is waited for.
+    pub(crate) end_within: Duration,
 }
 
 impl Place {
@@ -135,7 +136,7 @@ impl Writer {
             if listens {
                 listen(client, &place.ledger, &run).await?;
             } else {
-                wait(client, &place.ledger, &run).await?;
+                wait(client, place, &run).await?;
             }
         }
         self.open.clear();
@@ -212,14 +213,15 @@ impl Writer {
 }
 
 /// One turn of a stranger to the session, which must be answered: it is not wedged.
-pub(crate) async fn probe(client: &GatewayClient, ledger: &Ledger, key: &str) -> Option<()> {
+pub(crate) async fn probe(client: &GatewayClient, place: &Place, key: &str) -> Option<()> {
+    let ledger = &place.ledger;
     let turn = ledger.make(usize::MAX, key, Kind::Plain, Method::Send);
     ledger.sending(&turn.run);
     match client.request(turn.method.name(), turn.params()).await {
         Ok(told) => ledger.acknowledged(&turn.run, &told),
         Err(error) => ledger.fault(format!("{key} takes no turn while nobody is at work in it: {error}")),
     }
-    wait(client, ledger, &turn.run).await
+    wait(client, place, &turn.run).await
 }
 
 /// Repeats an answered request: it must be known, and its end as it was told.
@@ -235,14 +237,16 @@ pub(crate) async fn repeat(client: &GatewayClient, ledger: &Ledger, turn: &Turn)
     Some(())
 }
 
-async fn wait(client: &GatewayClient, ledger: &Ledger, run: &str) -> Option<()> {
-    match client.request("agent.wait", json!({"runId": run, "timeoutMs": END_WITHIN_MS})).await {
+async fn wait(client: &GatewayClient, place: &Place, run: &str) -> Option<()> {
+    let ledger = &place.ledger;
+    let limit = u64::try_from(place.end_within.as_millis()).unwrap_or(u64::MAX);
+    match client.request("agent.wait", json!({"runId": run, "timeoutMs": limit})).await {
         Ok(told) if told["status"] == "ok" => {
             let text = told["terminalReply"]["text"].as_str().map(str::to_owned);
             ledger.ended(run, End::Completed(text), &told);
         }
         Ok(told) if told["endedAt"].is_number() => ledger.ended(run, failure(told["error"].as_str()), &told),
-        Ok(told) => ledger.fault(format!("{run} has no end after {END_WITHIN_MS} ms: {told}")),
+        Ok(told) => ledger.fault(format!("{run} has no end after {limit} ms: {told}")),
         Err(error) if error["code"] == "CLOSED" => return None,
         Err(error) => ledger.fault(format!("waiting for {run} was answered {error}")),
     }

@@ -72,7 +72,7 @@ impl Client {
         let id = self.next_id.to_string();
         let payload = json!({"type": "req", "id": id, "method": method, "params": params}).to_string();
         let length = u16::try_from(payload.len()).expect("a short request");
-        let mut frame = vec![0x81, 0x80 | 126];
+        let mut frame = vec![0x81, 0x80 | 0x7e];
         frame.extend(length.to_be_bytes());
         frame.extend([0; 4]);
         frame.extend(payload.as_bytes());

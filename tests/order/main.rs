@@ -72,7 +72,7 @@ async fn no_acknowledgement_leaves_before_the_sync_of_its_commit() {
 
     // The same trace with the harm that each of these would be must not pass.
     for turn in (0..ALONE).step_by(ALONE / 8) {
-        for harm in [Harm::NoSync, Harm::FailedSync, Harm::LateSync] {
+        for harm in [Harm::Missing, Harm::Failed, Harm::Late] {
             for commit in [0, 1] {
                 let harmed = proof.harmed(&trace, turn, commit, harm);
                 let found = prove(&harmed, &runs, Attribution::Exact);

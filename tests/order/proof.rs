@@ -70,11 +70,11 @@ struct Course {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Harm {
     /// The sync is not there.
-    NoSync,
+    Missing,
     /// It failed.
-    FailedSync,
+    Failed,
     /// It returned only after the client had been told.
-    LateSync,
+    Late,
 }
 
 /// Every run of `runs` must have been acknowledged.
@@ -125,11 +125,11 @@ impl Proof {
         let sync = self.commits[run][commit].sync;
         let mut harmed = trace.clone();
         match harm {
-            Harm::NoSync => {
+            Harm::Missing => {
                 harmed.calls.remove(sync);
             }
-            Harm::FailedSync => harmed.calls[sync].result = -1,
-            Harm::LateSync => harmed.calls[sync].ended = self.told[run][commit] + 1,
+            Harm::Failed => harmed.calls[sync].result = -1,
+            Harm::Late => harmed.calls[sync].ended = self.told[run][commit] + 1,
         }
         harmed
     }

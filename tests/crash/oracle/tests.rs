@@ -66,7 +66,7 @@ fn history() -> Vec<Message> {
 }
 
 fn faults(messages: Vec<Message>, turns: &[Turn]) -> Vec<Fault> {
-    judge(&placed(messages), turns, true)
+    judge(&placed(messages), turns)
 }
 
 fn run(name: &str) -> String {
@@ -138,10 +138,10 @@ fn what_nobody_sent_is_found() {
 fn a_gap_or_a_repeated_id_is_found() {
     let mut gap = placed(history());
     gap.remove(1);
-    assert!(judge(&gap, &turns(), true).contains(&Fault::Torn { place: 3 }));
+    assert!(judge(&gap, &turns()).contains(&Fault::Torn { place: 3 }));
     let mut repeated = placed(history());
     repeated[4].id = repeated[3].id.clone();
-    assert_eq!(judge(&repeated, &turns(), true), [Fault::Torn { place: 5 }]);
+    assert_eq!(judge(&repeated, &turns()), [Fault::Torn { place: 5 }]);
 }
 
 #[test]
@@ -214,7 +214,9 @@ fn a_run_may_be_given_up_only_after_it_was_killed_too_often() {
     given_up[2].kills_at_end = 8;
     let wanted = Fault::GivenUp { run: run("c"), kills: 3, end: End::Interrupted };
     assert_eq!(faults(open.clone(), &given_up), [wanted]);
-    assert_eq!(judge(&placed(open), &given_up, false), []);
+    let end = End::Failed("no".to_owned());
+    given_up[2] = Turn { end: Some(end.clone()), kills_at_end: 9, ..given_up[2].clone() };
+    assert_eq!(faults(open, &given_up), [Fault::GivenUp { run: run("c"), kills: 4, end }]);
 }
 
 #[test]
