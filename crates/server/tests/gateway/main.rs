@@ -1,5 +1,6 @@
 //! The server in this process, on a real engine with the echo model, over real sockets.
 
+mod clock;
 mod handshake;
 mod http;
 mod lifetime;
@@ -16,6 +17,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use watertight_config::Config;
 use watertight_engine::Engine;
+use watertight_engine::clock::Clock;
+use watertight_engine::engine::Parts;
 use watertight_engine::state_dir::StateDir;
 use watertight_server::{ServerOptions, run};
 use watertight_testkit::GatewayClient;
@@ -37,10 +40,15 @@ async fn start(options: ServerOptions) -> Running {
 
 /// With this configuration, too.
 async fn start_with(config: &str, options: ServerOptions) -> Running {
+    start_by(Clock::system(), config, options).await
+}
+
+/// By another clock, too.
+async fn start_by(clock: Clock, config: &str, options: ServerOptions) -> Running {
     let state = tempfile::tempdir().expect("a directory");
     let config = Arc::new(Config::from_toml(config).expect("a configuration"));
     let dir = StateDir::lock(&state.path().join("state")).expect("a free state directory");
-    let engine = Engine::open(config, dir).await.expect("an engine");
+    let engine = Engine::open_with(config, dir, Parts { clock, ..Parts::default() }).await.expect("an engine");
     let token =
         engine.operator_token_file().map(|file| std::fs::read_to_string(file).expect("a token").trim().to_owned());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

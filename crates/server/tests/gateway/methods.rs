@@ -10,8 +10,9 @@ use super::{chat, message, start, start_with};
 async fn the_answer_to_chat_send_comes_before_the_first_event_of_its_run() {
     let server = start(ServerOptions::default()).await;
     let client = server.client().await;
-    let ack = client.request("chat.send", message("main", "hello", "r1")).await.unwrap();
-    assert_eq!(ack, json!({"runId": "r1", "status": "started", "messageSeq": 1}));
+    let mut ack = client.request("chat.send", message("main", "hello", "r1")).await.unwrap();
+    assert_eq!(ack["receipt"].take()["seq"], 1);
+    assert_eq!(ack, json!({"runId": "r1", "status": "started", "messageSeq": 1, "receipt": null}));
     client.next_payload("chat", |chat| chat["state"] == "final").await;
     let states: Vec<Value> = client
         .events()
