@@ -122,11 +122,7 @@ impl SqliteStore {
         let root = Root::new(master);
         let keystore = Keystore::open(&keys_path, &root)?;
         let expected = keystore.keystore.has_tenants()?;
-        let open::Opened { conn, schema_version, finding, opened_before } =
-            open_database(&store_path, keystore.store_id, expected)?;
-        if !keystore.keystore.keep_step(opened_before)? {
-            tracing::warn!("the store and its keystore are not from the same moment; keys kept ready are set aside");
-        }
+        let open::Opened { conn, schema_version, finding } = open_database(&store_path, &keystore, expected)?;
         let vault = Vault::open(root, keystore)?;
         let unchecked = finding == Finding::Unknown;
         let soundness = Soundness::new(finding);

@@ -3,8 +3,10 @@
 //! A rollback journal that is truncated and `secure_delete` keep deleted keys from lingering in the file. One
 //! connection behind a lock: a key is read once per session and process, and written 64 at a time.
 
+use std::cmp::Ordering;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -33,6 +35,17 @@ pub(super) struct Opened {
     pub(super) keystore: Keystore,
     pub(super) hasher: TokenHasher,
     pub(super) store_id: [u8; 16],
+}
+
+/// How a keystore and its store stand to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Each is the one the other last saw.
+    Together,
+    /// The store was put back from a copy.
+    Ahead,
+    /// The keystore was put back from a copy.
+    Behind,
 }
 
 impl Keystore {
@@ -114,17 +127,23 @@ impl Keystore {
         Ok(conn.query_row("SELECT EXISTS (SELECT 1 FROM tenant_keys)", [], |row| row.get(0))?)
     }
 
-    /// Keeps step with the store, which was opened `before` times until now. A store that is not the one this keystore
-    /// last saw was restored from a copy: sessions it does not know of may have used pooled keys, and may come back with
-    /// a newer copy. Such keys are never drawn again, and kept.
-    pub(super) fn keep_step(&self, before: i64) -> Result<bool, StoreError> {
+    /// Keeps step with the store, which was opened `before` times until now, and will be once more. A store behind this
+    /// keystore was restored from a copy, or not opened at last: sessions it does not know of may have used pooled keys,
+    /// and may come back with a newer copy. Such keys are never drawn again, and kept. A keystore behind its store is
+    /// left as it is.
+    pub(super) fn keep_step(&self, before: i64) -> Result<Step, StoreError> {
         self.write(|conn| {
             let seen: i64 = conn.query_row("SELECT opens FROM keystore WHERE id = 1", [], |row| row.get(0))?;
+            let step = match seen.cmp(&before) {
+                Ordering::Less => return Ok(Step::Behind),
+                Ordering::Equal => Step::Together,
+                Ordering::Greater => Step::Ahead,
+            };
             conn.execute("UPDATE keystore SET opens = ?1 WHERE id = 1", [before + 1])?;
-            if seen != before {
+            if step == Step::Ahead {
                 conn.execute("UPDATE data_keys SET pooled = 2 WHERE pooled = 1", [])?;
             }
-            Ok(seen == before)
+            Ok(step)
         })
     }
 
@@ -237,7 +256,7 @@ impl Keystore {
 
     /// Synced transactions so far.
     pub(super) fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
+        self.syncs.load(Relaxed)
     }
 
     /// Closes the file; whoever still asks is told that the store is closed.
@@ -262,7 +281,7 @@ impl Keystore {
         let result = conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|transaction| {
             let answer = change(&transaction)?;
             transaction.commit()?;
-            self.syncs.fetch_add(1, Ordering::Relaxed);
+            self.syncs.fetch_add(1, Relaxed);
             Ok(answer)
         });
         if let Err(error) = &result

@@ -5,6 +5,7 @@ use std::{fs, io};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::keystore::{self, Step};
 use super::soundness::{self, Finding};
 use super::{checks, migration};
 use crate::StoreError;
@@ -80,6 +81,9 @@ pub enum OpenError {
     /// Database and keystore come from different stores.
     #[error("store.db and keys.db do not belong together: restore both from the same moment")]
     NotTogether,
+    /// The keystore was put back from a copy older than the store: keys of later sessions are not in it.
+    #[error("keys.db is older than store.db, and lacks keys of stored sessions: restore both from the same moment")]
+    KeystoreOlder,
     /// A later version of the program wrote it.
     #[error(
         "the store is at schema {found}, this program knows {known}: use the program that wrote it, or a later one"
@@ -129,14 +133,13 @@ pub(super) struct Opened {
     pub(super) schema_version: u32,
     /// Unknown when the check of a large file after an unclean end is still to be made.
     pub(super) finding: Finding,
-    /// How often the store was opened until now.
-    pub(super) opened_before: i64,
 }
 
 /// Opens `store.db` for writing, checks it and brings its schema up to date.
 ///
 /// `expected` says that it must hold something already: an empty file in its place is a restore that went wrong.
-pub(super) fn open_database(path: &Path, store_id: [u8; 16], expected: bool) -> Result<Opened, OpenError> {
+pub(super) fn open_database(path: &Path, keystore: &keystore::Opened, expected: bool) -> Result<Opened, OpenError> {
+    let store_id = keystore.store_id;
     checks::private_file(path)?;
     let mut finding = Finding::Sound;
     let mut opened_before = 0;
@@ -150,6 +153,7 @@ pub(super) fn open_database(path: &Path, store_id: [u8; 16], expected: bool) -> 
     if version > 0 {
         let (id, clean, opens): ([u8; 16], bool, i64) =
             conn.query_row("SELECT store_id, clean, opens FROM store WHERE id = 1", [], |row| row.try_into())?;
+        // How often the store was opened until now.
         opened_before = opens;
         if id != store_id {
             return Err(OpenError::NotTogether);
@@ -166,6 +170,14 @@ pub(super) fn open_database(path: &Path, store_id: [u8; 16], expected: bool) -> 
             }
         }
     }
+    // The keystore counts first: only one that was put back from a copy can be behind.
+    match keystore.keystore.keep_step(opened_before)? {
+        Step::Together => {}
+        Step::Behind => return Err(OpenError::KeystoreOlder),
+        Step::Ahead => {
+            tracing::warn!("the store is older than its keystore; keys kept ready are set aside");
+        }
+    }
     checks::pragma(&conn, "journal_mode", "WAL", "wal")?;
     checks::pragma(&conn, "synchronous", "FULL", "2")?;
     checks::pragma(&conn, "fullfsync", "ON", "1")?;
@@ -180,5 +192,5 @@ pub(super) fn open_database(path: &Path, store_id: [u8; 16], expected: bool) -> 
         )?;
         Ok(())
     })?;
-    Ok(Opened { conn, schema_version, finding, opened_before })
+    Ok(Opened { conn, schema_version, finding })
 }

@@ -96,6 +96,25 @@ async fn files_of_two_stores_are_not_mixed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_keystore_older_than_its_store_is_refused_and_nothing_is_written() {
+    let fixture = used().await;
+    let keys = fs::read(fixture.path().join("keys.db")).unwrap();
+    drop(fixture.store());
+    let newer = fs::read(fixture.path().join("keys.db")).unwrap();
+    fs::write(fixture.path().join("keys.db"), &keys).unwrap();
+    let counted = || -> (i64, bool) {
+        let conn = fixture.database("store.db");
+        conn.query_row("SELECT opens, clean FROM store", [], |row| row.try_into()).unwrap()
+    };
+    let before = counted();
+    assert!(matches!(refused(&fixture), OpenError::KeystoreOlder));
+    assert_eq!(fs::read(fixture.path().join("keys.db")).unwrap(), keys);
+    assert_eq!(counted(), before);
+    fs::write(fixture.path().join("keys.db"), newer).unwrap();
+    drop(fixture.store());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newer_or_changed_schema_is_refused() {
     for file in ["store.db", "keys.db"] {
         let fixture = used().await;
