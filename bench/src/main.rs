@@ -30,9 +30,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use figures::Report;
 use mock::Manner;
@@ -123,7 +124,15 @@ fn main() -> Result<ExitCode> {
     }
     // One thread: a generator that spreads over the cores costs more for the same load.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let report = runtime.block_on(measure(&options))?;
+    let report = runtime.block_on(async {
+        let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Giving up ends the other programs and removes their directories.
+        tokio::select! {
+            report = measure(&options) => report,
+            _ = terminated.recv() => bail!("terminated"),
+            _ = interrupted.recv() => bail!("interrupted"),
+        }
+    })?;
     std::io::stdout().write_all(report.text().as_bytes())?;
     if let Some(folder) = options.json.parent() {
         std::fs::create_dir_all(folder)?;
