@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,6 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::gateway::{Gateway, Phase};
 use crate::limit::{Place, Source};
 use crate::routes;
+use crate::ws::connection;
+use crate::ws::origin::Page;
+use crate::ws::upgrade::Agreement;
 
 /// Until the whole header of a request is read.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -82,7 +85,24 @@ async fn refuse(mut stream: TcpStream) {
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
 }
 
+/// HTTP, and then perhaps a WebSocket, to the end of the connection.
 async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gateway>) {
+    // On the heap and over soon: what a connection's task takes, it takes to its end.
+    let upgraded = Box::pin(serve_http(stream, peer.clone(), router, gateway.clone())).await;
+    if let Some(Upgraded { stream, early, page }) = upgraded {
+        connection::serve(gateway, peer, page, stream, &early).await;
+    }
+}
+
+/// A connection that goes on as a WebSocket.
+struct Upgraded {
+    stream: TcpStream,
+    /// What came behind the request.
+    early: Bytes,
+    page: Page,
+}
+
+async fn serve_http(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gateway>) -> Option<Upgraded> {
     let age = tokio::time::sleep_until((peer.accepted_at + gateway.options.timing.handshake).into());
     let over = async {
         tokio::select! {
@@ -91,29 +111,34 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gatew
             () = gateway.reached(Phase::Closing) => {}
         }
     };
+    let agreement = Agreement::default();
     let router = TowerToHyperService::new(router);
+    let agreed = agreement.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(agreed.clone());
         router.call(request)
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
         .max_header_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADER_FIELDS)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+        .serve_connection(TokioIo::new(stream), service);
     let result = tokio::select! {
         // An upgrade completes it as well.
-        result = connection.as_mut() => result,
+        result = &mut connection => result,
         () = over => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "an HTTP connection ended early");
+        return None;
     }
+    let page = agreement.page()?;
+    let Parts { io, read_buf, .. } = connection.into_parts();
+    Some(Upgraded { stream: io.into_inner(), early: read_buf, page })
 }

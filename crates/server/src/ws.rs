@@ -3,10 +3,12 @@
 //! A connection's life:
 //! * [`upgrade`]: from HTTP to a socket.
 //! * [`origin`]: which pages may open one.
-//! * [`gate`]: how much a stranger may send.
 //! * [`connection`]: the socket from challenge to close.
+//! * [`incoming`]: from bytes to messages, and how much a stranger may send.
 //! * [`handshake`]: who is let in, and as what.
+//! * [`clock`]: when a connection is told something without having asked.
 //! * [`outbox`]: what waits to be written, and what happens when it piles up.
+//! * [`frame`]: one frame to a client.
 //! * [`writer`]: from there to the socket.
 //! * [`presence`]: who is here.
 //!
@@ -25,15 +27,17 @@
 mod agent;
 mod call;
 mod chat;
-mod connection;
+mod clock;
+pub(crate) mod connection;
 mod dispatch;
 mod failure;
 mod feed;
-mod gate;
+mod frame;
 mod handshake;
 mod image;
+mod incoming;
 mod method;
-mod origin;
+pub(crate) mod origin;
 mod outbox;
 pub(crate) mod presence;
 mod sessions;

@@ -1,19 +1,17 @@
 //! The socket from challenge to close (gateway-ws.md §1).
 
-use std::sync::{Arc, OnceLock};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
-use futures_util::stream::SplitStream;
-use futures_util::{SinkExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
+use futures_util::future::poll_fn;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use watertight_core::grant::Verb;
@@ -25,57 +23,55 @@ use watertight_wire::openclaw::hello::{Features, Granted, Health, HelloOk, Polic
 use watertight_wire::openclaw::reply::{Shutdown, Tick};
 
 use super::call::Client;
+use super::clock::{Clocks, Due};
 use super::dispatch::Dispatcher;
 use super::feed::{self, Caps, Feed};
-use super::gate::{Gate, Gated};
+use super::frame::Frame;
 use super::handshake::{self, Refusal, Welcome};
+use super::incoming::{Heard, Incoming, Misread};
 use super::origin::Page;
 use super::outbox::{HARD_LIMIT, Need, Outbox, close_frame};
-use super::presence::{self, Circle, Line};
-use super::writer::{Broken, Writer};
+use super::presence::{self, Line};
+use super::writer::{Broken, Pinged, Writer, write_all};
 use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, system, view};
 use crate::accept::Peer;
 use crate::gateway::{Gateway, Phase, now};
 
-pub(super) type Socket = WebSocketStream<Gated<TokioIo<Upgraded>>>;
-
-/// What a connection keeps for reading also while nothing comes, in bytes.
-const READ_BUFFER: usize = 4 * 1024;
-/// Small frames that leave together, in bytes. The library never gives back what the largest batch took.
-const WRITE_BUFFER: usize = 4 * 1024;
-
 /// The capability of a client that hears runs only of the sessions it names.
 const SCOPED_EVENTS: &str = "session-scoped-events";
 
-/// Serves a socket to its end.
-pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, io: TokioIo<Upgraded>) {
-    let gate = Gate::default();
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_frame_size(Some(MAX_FRAME_BYTES))
-        .max_message_size(Some(MAX_FRAME_BYTES));
-    let mut socket = WebSocketStream::from_raw_socket(gate.guard(io), Role::Server, Some(config)).await;
+/// Serves a socket to its end; of what the client sends, `early` is here already.
+pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, stream: TcpStream, early: &[u8]) {
+    let mut socket = Socket { stream, incoming: Incoming::new(early) };
     let grace = gateway.options.timing.close_grace;
-    let conn_id = Uuid::new_v4();
     let deadline = Instant::from_std(peer.accepted_at) + gateway.options.timing.handshake;
 
     // On the heap, as every other part that is over soon: what a connection's task takes, it takes to its end.
-    let entering = Box::pin(enter(&gateway, &peer, page, &gate, conn_id, &mut socket));
-    let entered = tokio::time::timeout_at(deadline, entering).await;
-    let (client, line, greeting, welcome) = match entered {
-        Ok(Ok(entered)) => entered,
-        Ok(Err(end)) => return Box::pin(finish(socket, end, grace)).await,
-        Err(_) => return Box::pin(finish(socket, End::Silent, grace)).await,
+    let entering = Box::pin(enter(&gateway, &peer, page, Uuid::new_v4(), &mut socket));
+    let entered = match tokio::time::timeout_at(deadline, entering).await {
+        Ok(entered) => entered,
+        Err(_) => Err(End::Silent),
     };
-    // Believed from here on: no longer a stranger.
-    gate.open();
-    drop(peer);
-    let socket = converse(&gateway, client, greeting, &welcome, &gate, socket).await;
-    drop(line);
-    if let Some(socket) = socket {
-        Box::pin(finish(socket, End::Gone, grace)).await;
+    let end = match entered {
+        Ok((client, line, greeting)) => {
+            // Believed from here on: no longer a stranger.
+            drop(peer);
+            socket.incoming.believe(MAX_FRAME_BYTES);
+            let end = converse(&gateway, client, greeting, &mut socket).await;
+            drop(line);
+            end
+        }
+        Err(end) => Some(end),
+    };
+    if let Some(end) = end {
+        Box::pin(finish(socket.stream, end, grace)).await;
     }
+}
+
+/// A client's connection.
+struct Socket {
+    stream: TcpStream,
+    incoming: Incoming,
 }
 
 /// How a socket ends.
@@ -96,6 +92,7 @@ impl End {
 
 /// The messages a client gets first.
 struct Greeting {
+    welcome: Welcome,
     hello: HelloOk,
     health: Health,
     version: StateVersion,
@@ -106,27 +103,32 @@ async fn enter<'a>(
     gateway: &'a Arc<Gateway>,
     peer: &Peer,
     page: Page,
-    gate: &Gate,
     conn_id: Uuid,
     socket: &mut Socket,
-) -> Result<(Arc<Client>, Line<'a>, Box<Greeting>, Box<Welcome>), End> {
+) -> Result<(Arc<Client>, Line<'a>, Box<Greeting>), End> {
+    let incoming = &mut socket.incoming;
+    let (mut reading, stream) = socket.stream.split();
+    let stream = stream.as_ref();
     let nonce = Uuid::new_v4().to_string();
-    let challenge = Event::unnumbered("connect.challenge", Challenge { nonce: &nonce, ts: now().0 });
-    send(socket, &challenge).await?;
+    send(stream, &Event::unnumbered("connect.challenge", Challenge { nonce: &nonce, ts: now().0 })).await?;
     let first = loop {
-        match socket.next().await {
-            Some(Ok(Message::Text(text))) => break text,
-            Some(Ok(Message::Binary(_))) => return Err(End::with(close::NOT_TEXT, "text frames only")),
-            Some(Ok(Message::Close(_))) | None => return Err(End::Gone),
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(misread(&error, gate)),
+        match incoming.next(&mut reading).await {
+            Ok(Heard::Text(text)) => break text,
+            Ok(Heard::Binary) => return Err(End::with(close::NOT_TEXT, "text frames only")),
+            Ok(Heard::Ping(payload)) => send_frame(stream, Frame::pong(&payload)).await?,
+            Ok(Heard::Pong) => {}
+            Ok(Heard::Close(answer)) => {
+                send_frame(stream, Frame::close(answer.as_ref())).await?;
+                return Err(End::Gone);
+            }
+            Err(misread) => return Err(misread.into()),
         }
     };
     let welcome = match handshake::judge(gateway, peer, page, &first).await {
         Ok(welcome) => welcome,
         Err(Refusal { response, code, reason }) => {
             if let Some((id, error)) = response {
-                send(socket, &Response::<()>::failed(&id, &error, None)).await?;
+                send(stream, &Response::<()>::failed(&id, &error, None)).await?;
             }
             return Err(End::with(code, &reason));
         }
@@ -134,15 +136,8 @@ async fn enter<'a>(
     let entry = presence::entry(&welcome.params.client, &welcome.scopes, conn_id, now());
     let Some(line) = gateway.roll.enter(&welcome.access, entry) else {
         let error = ErrorShape::unavailable("This credential has too many connections open. Close one first.");
-        send(socket, &Response::<()>::failed(&welcome.id, &error.retry_after(1000), None)).await?;
+        send(stream, &Response::<()>::failed(&welcome.id, &error.retry_after(1000), None)).await?;
         return Err(End::with(close::TRY_LATER, "too many connections"));
-    };
-    let greeting = match greet(gateway, &line.circle(), &welcome, conn_id).await {
-        Ok(greeting) => greeting,
-        Err(failure) => {
-            send(socket, &Response::<()>::failed(&welcome.id, &failure, None)).await?;
-            return Err(End::with(close::TRY_LATER, "not available now"));
-        }
     };
     let outbox = Arc::new(Outbox::default());
     let caps = Caps {
@@ -158,43 +153,60 @@ async fn enter<'a>(
         listener: OnceLock::new(),
         gone: CancellationToken::new(),
     };
-    Ok((Arc::new(client), line, Box::new(greeting), Box::new(welcome)))
-}
-
-async fn send(socket: &mut Socket, frame: &impl serde::Serialize) -> Result<(), End> {
-    let text = serde_json::to_string(frame).map_err(|error| {
-        tracing::error!(%error, "a frame cannot be written as JSON");
-        End::Gone
-    })?;
-    socket.send(Message::text(text)).await.map_err(|_| End::Gone)
-}
-
-/// Why a frame could not be read, as a close frame says it.
-fn misread(error: &Error, gate: &Gate) -> End {
-    match error {
-        _ if gate.is_overrun() => End::with(close::TOO_BIG, "preauth payload too large"),
-        Error::Capacity(CapacityError::MessageTooLong { .. }) => End::with(close::TOO_BIG, "payload too large"),
-        Error::Utf8(_) => End::with(close::NOT_UTF8, "text is not UTF-8"),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
-        Error::Protocol(_) => End::with(close::PROTOCOL, "WebSocket protocol error"),
-        _ => End::Gone,
+    let id = welcome.id.clone();
+    match greet(gateway, &client, welcome).await {
+        Ok(greeting) => Ok((Arc::new(client), line, Box::new(greeting))),
+        Err(failure) => {
+            send(stream, &Response::<()>::failed(&id, &failure, None)).await?;
+            Err(End::with(close::TRY_LATER, "not available now"))
+        }
     }
 }
 
-async fn greet(gateway: &Gateway, circle: &Circle, welcome: &Welcome, conn_id: Uuid) -> Result<Greeting, ErrorShape> {
-    let Welcome { access, scopes, .. } = welcome;
+/// Sends a frame to a stranger. The deadline of the handshake is the only bound on its patience.
+async fn send(stream: &TcpStream, frame: &impl serde::Serialize) -> Result<(), End> {
+    let frame = Frame::json(frame, 512).map_err(|error| {
+        tracing::error!(%error, "a frame cannot be written as JSON");
+        End::Gone
+    })?;
+    send_frame(stream, frame).await
+}
+
+async fn send_frame(stream: &TcpStream, frame: Frame) -> Result<(), End> {
+    write_all(stream, &[frame], Duration::MAX).await.map_err(|Broken| End::Gone)
+}
+
+/// Why a message could not be read, as a close frame says it.
+impl From<Misread> for End {
+    fn from(misread: Misread) -> Self {
+        match misread {
+            Misread::Gone => Self::Gone,
+            Misread::StrangerTooBig => Self::with(close::TOO_BIG, "preauth payload too large"),
+            Misread::TooBig => Self::with(close::TOO_BIG, "payload too large"),
+            Misread::NotUtf8 => Self::with(close::NOT_UTF8, "text is not UTF-8"),
+            Misread::Protocol => Self::with(close::PROTOCOL, "WebSocket protocol error"),
+        }
+    }
+}
+
+/// The methods hello names.
+static METHODS: LazyLock<Vec<&'static str>> = LazyLock::new(method::advertised);
+
+async fn greet(gateway: &Gateway, client: &Client, welcome: Welcome) -> Result<Greeting, ErrorShape> {
+    let Client { access, circle, conn_id, .. } = client;
     let engine = &gateway.engine;
     let options = &gateway.options;
     let unavailable = |error| super::call::Failure::from(error).error;
     let health = system::snapshot(gateway, access).await.map_err(unavailable)?;
     let main_key = engine.main_key(access, None).map_err(unavailable)?;
     let defaults = view::defaults(engine);
-    let version = StateVersion { presence: circle.version(), health: circle.next_health_version() };
+    let presence = circle.list();
+    let version = StateVersion { presence: presence.version, health: circle.next_health_version() };
     let hello = HelloOk::new(
         Server { version: options.version, boot_id: gateway.boot_id.to_string(), conn_id: conn_id.to_string() },
-        Features { methods: method::advertised(), events: feed::EVENTS },
+        Features { methods: &METHODS, events: feed::EVENTS },
         Snapshot {
-            presence: if access.verbs().allows(Verb::Read) { circle.list() } else { Vec::new() },
+            presence: if access.verbs().allows(Verb::Read) { presence.entries.clone() } else { nobody() },
             health: health.clone(),
             state_version: version,
             uptime_ms: gateway.uptime_ms(),
@@ -207,7 +219,7 @@ async fn greet(gateway: &Gateway, circle: &Circle, welcome: &Welcome, conn_id: U
             },
             auth_mode: access.verbs().allows(Verb::Admin).then(|| options.auth_mode.as_str()),
         },
-        Granted { role: "operator", scopes: scopes.clone() },
+        Granted { role: "operator", scopes: welcome.scopes.clone() },
         Policy {
             max_payload: MAX_FRAME_BYTES,
             max_buffered_bytes: HARD_LIMIT,
@@ -215,72 +227,48 @@ async fn greet(gateway: &Gateway, circle: &Circle, welcome: &Welcome, conn_id: U
             attachments: ATTACHMENTS,
         },
     );
-    Ok(Greeting { hello, health, version })
+    Ok(Greeting { welcome, hello, health, version })
 }
 
-/// From hello to the end. The socket, where it can still be closed in order.
+/// An empty list.
+fn nobody() -> Arc<RawValue> {
+    RawValue::from_string("[]".to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned()).into()
+}
+
+/// From hello to the end; how the socket is to be closed, where it still can be.
 async fn converse(
     gateway: &Arc<Gateway>,
     client: Arc<Client>,
     greeting: Box<Greeting>,
-    welcome: &Welcome,
-    gate: &Gate,
-    socket: Socket,
-) -> Option<Socket> {
-    let reads = client.access.verbs().allows(Verb::Read);
+    socket: &mut Socket,
+) -> Option<End> {
     let outbox = client.outbox.clone();
     let _gone = client.gone.clone().drop_guard();
-    tracing::debug!(connection = %client.conn_id, client = ?welcome.params.client.id, "a client is connected");
-
+    let health_version = greeting.version.health;
     // Before the first list, so that no change after it is missed.
     let presence = client.circle.watch();
-    outbox.respond(&welcome.id, &greeting.hello);
-    // After hello, so that no event comes before it.
-    if reads {
-        let scoped = welcome.params.has_cap(SCOPED_EVENTS);
-        let interest = if scoped { Interest::Watched } else { Interest::Everything };
-        client.listener.get_or_init(|| gateway.engine.listen(&client.access, interest, client.feed.clone()));
-        send_presence(&client, greeting.version.health);
-    }
-    let version = StateVersion { presence: client.circle.version(), ..greeting.version };
-    outbox.versioned_event("health", &greeting.health, Need::Droppable, Some(version));
+    let reads = welcome(gateway, &client, greeting);
 
-    let (mut sink, mut stream) = socket.split();
-    let (ping_written, pinged) = watch::channel(None);
-    let session = Session {
-        gateway,
-        client: &client,
-        dispatcher: Dispatcher::new(gateway.clone(), client.clone()),
-        reads,
-        health_version: greeting.version.health,
+    let timing = gateway.options.timing;
+    let pinged = Pinged::default();
+    let (mut reading, stream) = socket.stream.split();
+    let mut writer =
+        Writer { outbox: &outbox, stream: stream.as_ref(), pinged: &pinged, patience: timing.ping + timing.pong };
+    let session = Session { gateway, client: &client, pinged: &pinged, reads, health_version };
+    let mut writer = std::pin::pin!(writer.write());
+    let end = tokio::select! {
+        // First: what has been written is known before its answer is read.
+        biased;
+        written = &mut writer => written,
+        read = session.read(&mut reading, &mut socket.incoming, presence) => match read {
+            Read::Gone => Err(Broken),
+            // The outbox is closing; what it holds still goes out, if the client takes it in time.
+            Read::Closing => tokio::time::timeout(timing.close_grace, writer).await.unwrap_or(Err(Broken)),
+        },
     };
-    drop(greeting);
-    let grace = gateway.options.timing.close_grace;
-    let end = {
-        let timing = gateway.options.timing;
-        let patience = timing.ping + timing.pong;
-        let mut writer = Writer { outbox: &outbox, sink: &mut sink, gate, ping_written, patience };
-        let mut writer = std::pin::pin!(writer.write());
-        let end = tokio::select! {
-            written = &mut writer => Some(written),
-            read = session.read(&mut stream, pinged, presence) => match read {
-                Read::Gone => {
-                    tracing::debug!(connection = %client.conn_id, "a client is gone");
-                    outbox.abandon();
-                    return None;
-                }
-                // The outbox is closing; what it holds still goes out, if the client takes it in time.
-                Read::Closing => None,
-            },
-        };
-        match end {
-            Some(written) => written,
-            None => tokio::time::timeout(grace, writer).await.unwrap_or(Err(Broken)),
-        }
-    };
-    tracing::debug!(connection = %client.conn_id, "a client is being disconnected");
+    tracing::debug!(connection = %client.conn_id, "a client is gone, or being disconnected");
     match end {
-        Ok(()) => sink.reunite(stream).ok(),
+        Ok(()) => Some(End::Gone),
         Err(Broken) => {
             outbox.abandon();
             None
@@ -288,11 +276,28 @@ async fn converse(
     }
 }
 
-fn send_presence(client: &Client, health: u64) {
-    if let Some((payload, presence)) = client.circle.payload() {
-        let version = StateVersion { presence, health };
-        client.outbox.written_event("presence", &payload, Need::Droppable, Some(version));
+/// Queues what a client gets first; whether it hears events.
+fn welcome(gateway: &Gateway, client: &Arc<Client>, greeting: Box<Greeting>) -> bool {
+    let Greeting { welcome, hello, health, version } = *greeting;
+    tracing::debug!(connection = %client.conn_id, client = ?welcome.params.client.id, "a client is connected");
+    client.outbox.respond(&welcome.id, &hello);
+    let reads = client.access.verbs().allows(Verb::Read);
+    // After hello, so that no event comes before it.
+    if reads {
+        let scoped = welcome.params.has_cap(SCOPED_EVENTS);
+        let interest = if scoped { Interest::Watched } else { Interest::Everything };
+        client.listener.get_or_init(|| gateway.engine.listen(&client.access, interest, client.feed.clone()));
+        send_presence(client, version.health);
     }
+    let version = StateVersion { presence: client.circle.version(), ..version };
+    client.outbox.versioned_event("health", &health, Need::Droppable, Some(version));
+    reads
+}
+
+fn send_presence(client: &Client, health: u64) {
+    let list = client.circle.list();
+    let version = StateVersion { presence: list.version, health };
+    client.outbox.written_event("presence", &list.payload, Need::Droppable, Some(version));
 }
 
 /// Why reading stopped.
@@ -307,7 +312,7 @@ enum Read {
 struct Session<'a> {
     gateway: &'a Arc<Gateway>,
     client: &'a Arc<Client>,
-    dispatcher: Dispatcher,
+    pinged: &'a Pinged,
     reads: bool,
     /// Of the health snapshot the client has.
     health_version: u64,
@@ -317,176 +322,133 @@ impl Session<'_> {
     /// Reads requests and keeps the clocks until the connection ends.
     async fn read(
         &self,
-        stream: &mut SplitStream<Socket>,
-        mut pinged: watch::Receiver<Option<Instant>>,
+        stream: &mut ReadHalf<'_>,
+        incoming: &mut Incoming,
         mut presence: watch::Receiver<u64>,
     ) -> Read {
         let timing = self.gateway.options.timing;
         let outbox = &self.client.outbox;
-        let mut ticks = clock(timing.tick);
-        let mut pings = clock(timing.ping);
+        // Made for the first request: most connections only listen.
+        let mut dispatcher = None;
+        let mut clocks = Clocks::new(timing, Instant::now());
+        clocks.presence_at(self.client.circle.told(timing.presence));
+        let mut tells_presence = false;
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(clocks.next()));
         let mut closing = std::pin::pin!(self.gateway.reached(Phase::Closing));
-        let mut next_presence = self.client.circle.told(timing.presence);
-        let mut pong = Pong::new(timing.pong);
         loop {
             let backed_up = outbox.is_backed_up();
-            pong.reading(!backed_up, Instant::now());
+            clocks.reading(!backed_up, Instant::now());
+            set(alarm.as_mut(), clocks.next());
             tokio::select! {
                 // In this order: a client that keeps sending cannot keep a closed connection open, and a ping is known
                 // to be written before its pong is read.
                 biased;
                 () = outbox.ended() => return Read::Closing,
                 () = &mut closing => {
-                    // The last runs have just ended: what is still to be answered about them goes out first.
-                    let _ = tokio::time::timeout(timing.close_grace, self.dispatcher.answered()).await;
-                    outbox.event("shutdown", &Shutdown { reason: "gateway stopping" }, Need::Required);
-                    outbox.close(close::RESTART, "service restart");
+                    self.shut_down(dispatcher.as_deref()).await;
                     return Read::Closing;
                 }
                 () = outbox.room(), if backed_up => {}
-                _ = ticks.tick() => {
-                    outbox.event("tick", &Tick { ts: now().0 }, Need::Droppable);
-                }
-                _ = pings.tick() => outbox.ping(),
-                Ok(()) = pinged.changed() => {
-                    if let Some(at) = *pinged.borrow_and_update() {
-                        pong.pinged(at);
+                at = written(self.pinged) => clocks.pinged(at),
+                () = &mut alarm => {
+                    while let Some(due) = clocks.strike(Instant::now()) {
+                        match due {
+                            Due::Tick => {
+                                outbox.event("tick", &Tick { ts: now().0 }, Need::Droppable);
+                            }
+                            Due::Ping => outbox.ping(),
+                            Due::Presence => tells_presence = self.reads,
+                            Due::NoPong => {
+                                tracing::info!(connection = %self.client.conn_id, "a client does not answer pings");
+                                return Read::Gone;
+                            }
+                        }
                     }
                 }
-                () = tokio::time::sleep_until(pong.due().unwrap_or_else(Instant::now)), if pong.due().is_some() => {
-                    tracing::info!(connection = %self.client.conn_id, "a client does not answer pings");
-                    return Read::Gone;
-                }
-                Ok(()) = changed_after(&mut presence, next_presence), if self.reads => {
-                    next_presence = self.client.circle.told(timing.presence);
+                Ok(()) = presence.changed(), if tells_presence => {
                     presence.mark_unchanged();
                     send_presence(self.client, self.health_version);
+                    // A rush of connections is told in one go.
+                    tells_presence = false;
+                    clocks.presence_at(self.client.circle.told(timing.presence));
                 }
-                message = stream.next(), if !backed_up => match message {
-                    Some(Ok(message)) => {
-                        pong.heard();
-                        if let Some(end) = self.message(message).await {
+                heard = incoming.next(stream), if !backed_up => match heard {
+                    Ok(heard) => {
+                        clocks.heard();
+                        if let Some(end) = self.heard(heard, &mut dispatcher).await {
                             return end;
                         }
                     }
-                    Some(Err(error)) => match misread(&error, &Gate::default()) {
+                    Err(misread) => match misread.into() {
                         End::With(frame) => {
                             outbox.close(frame.code.into(), &frame.reason);
                             return Read::Closing;
                         }
                         End::Gone | End::Silent => return Read::Gone,
                     },
-                    None => return Read::Gone,
                 },
             }
         }
     }
 
-    async fn message(&self, message: Message) -> Option<Read> {
-        match message {
-            Message::Text(text) => {
-                Box::pin(self.dispatcher.frame(text)).await;
-                None
+    async fn heard(&self, heard: Heard, dispatcher: &mut Option<Box<Dispatcher>>) -> Option<Read> {
+        let outbox = &self.client.outbox;
+        match heard {
+            Heard::Text(text) => {
+                let dispatcher = dispatcher
+                    .get_or_insert_with(|| Box::new(Dispatcher::new(self.gateway.clone(), self.client.clone())));
+                Box::pin(dispatcher.frame(text)).await;
+                return None;
             }
-            Message::Binary(_) => {
-                self.client.outbox.close(close::NOT_TEXT, "text frames only");
-                Some(Read::Closing)
+            Heard::Ping(payload) => {
+                outbox.pong(payload);
+                return None;
             }
-            // The library answers pings and closes; after a close it reports the end.
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => None,
+            Heard::Pong => return None,
+            Heard::Binary => outbox.close(close::NOT_TEXT, "text frames only"),
+            Heard::Close(answer) => outbox.answer_close(answer),
         }
-    }
-}
-
-/// When an answer to a ping is due. While requests are not read, pongs are not either.
-struct Pong {
-    patience: Duration,
-    reading: bool,
-    due: Option<Instant>,
-}
-
-impl Pong {
-    fn new(patience: Duration) -> Self {
-        Self { patience, reading: true, due: None }
+        Some(Read::Closing)
     }
 
-    /// Whether the client is read from now. After a pause it gets the whole time again.
-    fn reading(&mut self, reading: bool, now: Instant) {
-        if reading && !self.reading {
-            self.due = self.due.map(|_| now + self.patience);
+    /// Says goodbye. The last runs have just ended: what is still to be answered about them goes out first.
+    async fn shut_down(&self, dispatcher: Option<&Dispatcher>) {
+        if let Some(dispatcher) = dispatcher {
+            let _ = tokio::time::timeout(self.gateway.options.timing.close_grace, dispatcher.answered()).await;
         }
-        self.reading = reading;
-    }
-
-    fn pinged(&mut self, at: Instant) {
-        self.due = self.due.or(Some(at + self.patience));
-    }
-
-    /// The client said something.
-    fn heard(&mut self) {
-        self.due = None;
-    }
-
-    fn due(&self) -> Option<Instant> {
-        self.due.filter(|_| self.reading)
+        let outbox = &self.client.outbox;
+        outbox.event("shutdown", &Shutdown { reason: "gateway stopping" }, Need::Required);
+        outbox.close(close::RESTART, "service restart");
     }
 }
 
-/// Ticks after each period, never at once and never in a burst.
-fn clock(period: Duration) -> tokio::time::Interval {
-    let mut clock = tokio::time::interval_at(Instant::now() + period, period);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    clock
+/// Moves the alarm, if it has to be.
+fn set(alarm: Pin<&mut Sleep>, at: Instant) {
+    if alarm.deadline() != at || alarm.is_elapsed() {
+        alarm.reset(at);
+    }
 }
 
-/// Completes on a change, but not before `earliest`: a rush of connections is told in one go.
-async fn changed_after(version: &mut watch::Receiver<u64>, earliest: Instant) -> Result<(), watch::error::RecvError> {
-    tokio::time::sleep_until(earliest).await;
-    version.changed().await
+/// Completes when a ping has been written. Whoever writes runs in the same task, and before, so nobody need be woken.
+async fn written(pinged: &Pinged) -> Instant {
+    poll_fn(|_| pinged.take().map_or(std::task::Poll::Pending, std::task::Poll::Ready)).await
 }
 
 /// Sends the close frame, if one is given, then reads what the client still sends until it closes too. Dropping a
 /// socket with unread bytes would reset it, and the client might never see why it was closed.
-async fn finish(mut socket: Socket, end: End, grace: Duration) {
+async fn finish(mut stream: TcpStream, end: End, grace: Duration) {
     let farewell = async {
         let frame = match end {
             End::Gone => None,
-            End::Silent => Some(Message::Close(None)),
-            End::With(frame) => Some(Message::Close(Some(frame))),
+            End::Silent => Some(Frame::close(None)),
+            End::With(frame) => Some(Frame::close(Some(&frame))),
         };
         if let Some(frame) = frame {
-            let _ = socket.send(frame).await;
+            let _ = send_frame(&stream, frame).await;
         }
-        let io = socket.get_mut().inner_mut();
-        let _ = io.shutdown().await;
-        // On the heap: this future is part of every connection's task.
+        let _ = stream.shutdown().await;
         let mut rest = vec![0; 4096];
-        while matches!(io.read(&mut rest).await, Ok(read) if read > 0) {}
+        while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {}
     };
     let _ = tokio::time::timeout(grace, farewell).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_that_was_not_read_gets_the_whole_time_for_its_pong_again() {
-        let patience = Duration::from_secs(25);
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let mut pong = Pong::new(patience);
-        assert_eq!(pong.due(), None);
-        pong.pinged(start);
-        pong.pinged(after(20));
-        assert_eq!(pong.due(), Some(after(25)), "a later ping gives no more time");
-        pong.reading(false, after(21));
-        assert_eq!(pong.due(), None);
-        pong.reading(true, after(60));
-        assert_eq!(pong.due(), Some(after(85)));
-        pong.heard();
-        pong.reading(false, after(61));
-        pong.reading(true, after(62));
-        assert_eq!(pong.due(), None);
-    }
 }

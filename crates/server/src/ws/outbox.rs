@@ -9,16 +9,17 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::frame::{Event, Response, StateVersion};
 
 use super::close;
+use super::frame::Frame;
 
 /// Unsent events beyond which those a client can do without are skipped, in bytes.
 const SOFT_LIMIT: usize = 4 * 1024 * 1024;
@@ -26,7 +27,10 @@ const SOFT_LIMIT: usize = 4 * 1024 * 1024;
 pub(crate) const HARD_LIMIT: usize = 8 * 1024 * 1024;
 
 /// Items that an empty queue keeps room for.
-const KEPT: usize = 16;
+const KEPT: usize = 4;
+
+/// Room for a response and for what stands around an event's payload, in bytes.
+const ENVELOPE: usize = 160;
 
 /// Whether a client can do without an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +53,28 @@ pub(crate) enum Pushed {
 /// Something to write.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Item {
-    /// An event frame.
-    Event(Utf8Bytes),
-    /// A response frame.
-    Response(Utf8Bytes),
+    /// An event.
+    Event(Frame),
+    /// A response.
+    Response(Frame),
     /// A ping.
     Ping,
+    /// The answer to a ping.
+    Pong(Bytes),
     /// The end.
     Close(Option<CloseFrame>),
+}
+
+impl Item {
+    /// As it is written.
+    pub(crate) fn into_frame(self) -> Frame {
+        match self {
+            Self::Event(frame) | Self::Response(frame) => frame,
+            Self::Ping => Frame::ping(),
+            Self::Pong(payload) => Frame::pong(&payload),
+            Self::Close(close) => Frame::close(close.as_ref()),
+        }
+    }
 }
 
 /// Bytes of the two sorts.
@@ -70,9 +88,9 @@ impl Load {
     /// Counts one item.
     pub(crate) fn add(&mut self, item: &Item) {
         match item {
-            Item::Event(text) => self.events += text.len(),
-            Item::Response(text) => self.responses += text.len(),
-            Item::Ping | Item::Close(_) => {}
+            Item::Event(frame) => self.events += frame.payload().len(),
+            Item::Response(frame) => self.responses += frame.payload().len(),
+            Item::Ping | Item::Pong(_) | Item::Close(_) => {}
         }
     }
 
@@ -94,6 +112,8 @@ pub(crate) struct Outbox {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Item>,
+    /// The payload of the latest ping that is not answered yet. Earlier ones need no answer (RFC 6455 §5.5.3).
+    pong: Option<Bytes>,
     /// Queued or being written.
     load: Load,
     last_seq: u64,
@@ -148,15 +168,15 @@ impl Outbox {
         }
         if waiting > HARD_LIMIT {
             tracing::warn!(waiting, "a client does not read its events; closing its connection");
-            state.close(Some((close::POLICY, "slow consumer")), true);
+            state.close((close::POLICY, "slow consumer"), true);
             drop(state);
             self.filled.notify_one();
             self.ended.notify_one();
             return Pushed::Skipped;
         }
         let frame = Event::numbered(name, payload, state.last_seq, version);
-        match serde_json::to_string(&frame) {
-            Ok(text) => state.push(Item::Event(text.into())),
+        match Frame::json(&frame, ENVELOPE + payload.get().len()) {
+            Ok(frame) => state.push(Item::Event(frame)),
             Err(error) => tracing::error!(%error, name, "an event cannot be written as JSON"),
         }
         drop(state);
@@ -175,8 +195,8 @@ impl Outbox {
     }
 
     fn response(&self, response: &impl Serialize) {
-        match serde_json::to_string(response) {
-            Ok(text) => self.push(Item::Response(text.into())),
+        match Frame::json(response, ENVELOPE) {
+            Ok(frame) => self.push(Item::Response(frame)),
             Err(error) => tracing::error!(%error, "a response cannot be written as JSON"),
         }
     }
@@ -186,9 +206,26 @@ impl Outbox {
         self.push(Item::Ping);
     }
 
+    /// Answers a ping.
+    pub(crate) fn pong(&self, payload: Bytes) {
+        let mut state = self.lock();
+        if !state.closing {
+            state.pong = Some(payload);
+            drop(state);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Answers the client's close frame. What is queued still is for nobody.
+    pub(crate) fn answer_close(&self, answer: Option<CloseFrame>) {
+        self.lock().end(answer, true);
+        self.filled.notify_one();
+        self.ended.notify_one();
+    }
+
     /// Ends the connection after what is queued already. Nothing can be queued any more.
     pub(crate) fn close(&self, code: u16, reason: &str) {
-        self.lock().close(Some((code, reason)), false);
+        self.lock().close((code, reason), false);
         self.filled.notify_one();
         self.ended.notify_one();
     }
@@ -237,6 +274,9 @@ impl Outbox {
     /// The next item, if one waits.
     pub(crate) fn try_next(&self) -> Option<Item> {
         let mut state = self.lock();
+        if let Some(payload) = state.pong.take() {
+            return Some(Item::Pong(payload));
+        }
         let next = state.queue.pop_front();
         if state.queue.is_empty() && state.queue.capacity() > KEPT {
             state.queue.shrink_to(KEPT);
@@ -278,15 +318,20 @@ impl State {
         self.queue.push_back(item);
     }
 
-    fn close(&mut self, why: Option<(u16, &str)>, at_once: bool) {
+    fn close(&mut self, (code, reason): (u16, &str), at_once: bool) {
+        self.end(Some(close_frame(code, reason)), at_once);
+    }
+
+    fn end(&mut self, frame: Option<CloseFrame>, at_once: bool) {
         if self.closing {
             return;
         }
         self.closing = true;
+        self.pong = None;
         if at_once {
             self.queue.clear();
         }
-        self.queue.push_back(Item::Close(why.map(|(code, reason)| close_frame(code, reason))));
+        self.queue.push_back(Item::Close(frame));
     }
 }
 
@@ -305,8 +350,8 @@ mod tests {
     }
 
     fn seq(item: Option<Item>) -> u64 {
-        let Some(Item::Event(text)) = item else { panic!("{item:?}") };
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()["seq"].as_u64().unwrap()
+        let Some(Item::Event(frame)) = item else { panic!("{item:?}") };
+        serde_json::from_slice::<serde_json::Value>(frame.payload()).unwrap()["seq"].as_u64().unwrap()
     }
 
     #[test]
@@ -316,7 +361,8 @@ mod tests {
         outbox.respond("r", &2);
         outbox.event("tick", &3, Need::Droppable);
         assert_eq!(seq(outbox.try_next()), 1);
-        assert_eq!(outbox.try_next(), Some(Item::Response(r#"{"type":"res","id":"r","ok":true,"payload":2}"#.into())));
+        let Some(Item::Response(frame)) = outbox.try_next() else { panic!() };
+        assert_eq!(frame.payload(), br#"{"type":"res","id":"r","ok":true,"payload":2}"#);
         assert_eq!(seq(outbox.try_next()), 2);
         assert_eq!(outbox.try_next(), None);
     }
@@ -392,6 +438,19 @@ mod tests {
         outbox.close(1008, "too late");
         assert_eq!(seq(outbox.try_next()), 1);
         assert_eq!(outbox.try_next(), Some(Item::Close(Some(close_frame(1012, "service restart")))));
+        assert_eq!(outbox.try_next(), None);
+    }
+
+    #[test]
+    fn the_latest_ping_is_answered_first_and_no_ping_after_the_end() {
+        let outbox = Outbox::default();
+        outbox.event("tick", &1, Need::Droppable);
+        outbox.pong(Bytes::from_static(b"1"));
+        outbox.pong(Bytes::from_static(b"2"));
+        assert_eq!(outbox.try_next(), Some(Item::Pong(Bytes::from_static(b"2"))));
+        outbox.answer_close(None);
+        outbox.pong(Bytes::from_static(b"3"));
+        assert_eq!(outbox.try_next(), Some(Item::Close(None)));
         assert_eq!(outbox.try_next(), None);
     }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,6 +18,9 @@ use watertight_wire::openclaw::connect::Client;
 use watertight_wire::openclaw::hello::PresenceEntry;
 use watertight_wire::openclaw::reply::Presence;
 
+/// An entry as JSON, written once for all the lists it stands in.
+type Entry = Arc<RawValue>;
+
 /// Most connections in one list; the latest are kept.
 const MAX_LISTED: usize = 32;
 /// Members of a circle that one [`Circle::pause`] more is made for: everybody is told of everybody.
@@ -24,7 +28,7 @@ const MEMBERS_PER_PAUSE: u32 = 64;
 
 /// Every connection that has been let in.
 pub(crate) struct Roll {
-    gateway: PresenceEntry,
+    gateway: Entry,
     /// Connections of one principal at the most.
     per_principal: usize,
     circles: Mutex<HashMap<Whose, Arc<Circle>>>,
@@ -35,7 +39,7 @@ type Whose = (TenantId, Option<PrincipalId>);
 
 /// Connections that one sort of caller sees, with a version of their own: nobody hears of what they do not see.
 pub(crate) struct Circle {
-    gateway: PresenceEntry,
+    gateway: Entry,
     list: Mutex<List>,
     /// Raised with every change, after it.
     version: watch::Sender<u64>,
@@ -45,9 +49,20 @@ pub(crate) struct Circle {
 #[derive(Default)]
 struct List {
     next_id: u64,
-    members: BTreeMap<u64, Arc<PresenceEntry>>,
-    /// The list as JSON, until it changes.
-    written: Option<Arc<RawValue>>,
+    members: BTreeMap<u64, Entry>,
+    /// The list, until it changes.
+    written: Option<Written>,
+}
+
+/// A list as JSON.
+#[derive(Clone)]
+pub(crate) struct Written {
+    /// The entries: the gateway first, then the connections, oldest first.
+    pub(crate) entries: Arc<RawValue>,
+    /// The payload of the event that tells them.
+    pub(crate) payload: Arc<RawValue>,
+    /// Which list it is.
+    pub(crate) version: u64,
 }
 
 /// A connection's line in the roll. Dropping it removes the line.
@@ -78,7 +93,7 @@ impl Roll {
             scopes: Vec::new(),
             instance_id: None,
         };
-        Self { gateway, per_principal, circles: Mutex::default() }
+        Self { gateway: written(&gateway), per_principal, circles: Mutex::default() }
     }
 
     /// Adds a connection; none when its principal has as many as it may.
@@ -94,13 +109,13 @@ impl Roll {
         whole_tenant: bool,
         entry: PresenceEntry,
     ) -> Option<Line<'_>> {
+        let entry = written(&entry);
         // Held throughout, so that no circle is forgotten in between.
         let mut circles = lock(&self.circles);
         let own = (tenant, Some(principal));
         if circles.get(&own).is_some_and(|circle| lock(&circle.list).members.len() >= self.per_principal) {
             return None;
         }
-        let entry = Arc::new(entry);
         let places = [(tenant, None), own].map(|whose| {
             let circle = circles.entry(whose).or_insert_with(|| Arc::new(Circle::new(self.gateway.clone()))).clone();
             let id = circle.add(entry.clone());
@@ -130,11 +145,11 @@ impl Drop for Line<'_> {
 }
 
 impl Circle {
-    fn new(gateway: PresenceEntry) -> Self {
+    fn new(gateway: Entry) -> Self {
         Self { gateway, list: Mutex::default(), version: watch::Sender::new(1), health_version: AtomicU64::new(0) }
     }
 
-    fn add(&self, entry: Arc<PresenceEntry>) -> u64 {
+    fn add(&self, entry: Entry) -> u64 {
         let mut list = lock(&self.list);
         let id = list.next_id;
         list.next_id += 1;
@@ -157,30 +172,20 @@ impl Circle {
         self.version.send_modify(|version| *version += 1);
     }
 
-    fn collect(&self, list: &List) -> Vec<PresenceEntry> {
-        let mut entries: Vec<PresenceEntry> =
-            list.members.values().rev().take(MAX_LISTED).map(|entry| PresenceEntry::clone(entry)).collect();
-        entries.push(self.gateway.clone());
-        entries.reverse();
-        entries
-    }
-
-    /// The gateway first, then the connections, oldest first.
-    pub(crate) fn list(&self) -> Vec<PresenceEntry> {
-        self.collect(&lock(&self.list))
-    }
-
-    /// The event's payload and its version. Written once for everybody who sees this circle.
-    pub(crate) fn payload(&self) -> Option<(Arc<RawValue>, u64)> {
+    /// The list now. Written once for everybody who sees this circle.
+    pub(crate) fn list(&self) -> Written {
         let mut list = lock(&self.list);
-        let version = *self.version.borrow();
         if let Some(written) = &list.written {
-            return Some((written.clone(), version));
+            return written.clone();
         }
-        let presence = Presence { presence: self.collect(&list) };
-        let written: Arc<RawValue> = serde_json::value::to_raw_value(&presence).ok()?.into();
-        list.written = Some(written.clone());
-        Some((written, version))
+        let mut entries: Vec<&RawValue> = list.members.values().rev().take(MAX_LISTED).map(|entry| &**entry).collect();
+        entries.push(&self.gateway);
+        entries.reverse();
+        let entries = written(&entries);
+        let payload = written(&Presence { presence: &entries });
+        let made = Written { entries, payload, version: *self.version.borrow() };
+        list.written = Some(made.clone());
+        made
     }
 
     /// The version of the list now.
@@ -203,6 +208,11 @@ impl Circle {
         let members = u32::try_from(lock(&self.list).members.len()).unwrap_or(u32::MAX);
         Instant::now() + pause.saturating_mul(1 + members / MEMBERS_PER_PAUSE)
     }
+}
+
+/// JSON of what cannot fail to be written: texts, numbers and other JSON.
+fn written(value: &impl Serialize) -> Arc<RawValue> {
+    to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned()).into()
 }
 
 /// The line of a client.
@@ -238,14 +248,35 @@ mod tests {
         Roll::new("1", UnixMillis(1), 3)
     }
 
+    fn line(host: String) -> PresenceEntry {
+        PresenceEntry {
+            host: Some(host),
+            version: None,
+            platform: None,
+            device_family: None,
+            model_identifier: None,
+            time_zone: None,
+            mode: "test".into(),
+            reason: "connect",
+            ts: 1,
+            roles: Vec::new(),
+            scopes: Vec::new(),
+            instance_id: None,
+        }
+    }
+
+    fn entries(circle: &Circle) -> Vec<serde_json::Value> {
+        serde_json::from_str(circle.list().entries.get()).unwrap()
+    }
+
     fn enter(roll: &Roll, tenant: u8, principal: u8, whole_tenant: bool) -> Option<Line<'_>> {
-        let entry = PresenceEntry { host: Some(format!("{tenant}-{principal}")), ..roll.gateway.clone() };
+        let entry = line(format!("{tenant}-{principal}"));
         let (tenant, principal) = (TenantId::from_bytes([tenant; 16]), PrincipalId::from_bytes([principal; 16]));
         roll.enter_as(tenant, principal, whole_tenant, entry)
     }
 
     fn hosts(line: &Line<'_>) -> Vec<String> {
-        line.circle().list().into_iter().skip(1).filter_map(|entry| entry.host).collect()
+        entries(&line.circle()).into_iter().skip(1).map(|entry| entry["host"].as_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -279,11 +310,13 @@ mod tests {
         let roll = roll();
         let line = enter(&roll, 1, 1, true).unwrap();
         let circle = line.circle();
-        let (first, version) = circle.payload().unwrap();
-        assert!(Arc::ptr_eq(&first, &circle.payload().unwrap().0));
+        let first = circle.list();
+        assert!(Arc::ptr_eq(&first.payload, &circle.list().payload));
         let _second = enter(&roll, 1, 2, false);
-        let (next, raised) = circle.payload().unwrap();
-        assert!(raised > version && next.get().contains("1-2") && !first.get().contains("1-2"));
+        let next = circle.list();
+        assert!(next.version > first.version);
+        assert!(next.payload.get().contains("1-2") && !first.payload.get().contains("1-2"));
+        assert_eq!(next.payload.get(), format!("{{\"presence\":{}}}", next.entries));
     }
 
     #[test]
@@ -303,6 +336,6 @@ mod tests {
         let lines: Vec<_> = (0..640).map(|_| enter(&roll, 1, 1, false).unwrap()).collect();
         let circle = lines[0].circle();
         assert!(circle.told(pause) > Instant::now() + pause * 9);
-        assert_eq!(circle.list().len(), MAX_LISTED + 1);
+        assert_eq!(entries(&circle).len(), MAX_LISTED + 1);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn status(mut call: Call) -> Outcome {
 
 pub(crate) fn presence(call: &Call) -> Outcome {
     // Upstream takes any parameters here.
-    Answer::of(&call.client.circle.list())
+    Answer::of(&call.client.circle.list().entries)
 }
 
 pub(crate) async fn agents(mut call: Call) -> Outcome {

@@ -1,26 +1,35 @@
 //! From HTTP to a socket (gateway-ws.md §1.1).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::connection;
-use super::origin;
+use super::origin::{self, Page};
 use crate::accept::Peer;
-use crate::gateway::Gateway;
 use crate::routes::{closing, request_host, text};
+
+/// What a request and the connection it came on agree on: that it goes on as a WebSocket, opened by this page. Put into
+/// every request.
+#[derive(Clone, Default)]
+pub(crate) struct Agreement(Arc<OnceLock<Page>>);
+
+impl Agreement {
+    /// The page, once it is agreed.
+    pub(crate) fn page(&self) -> Option<Page> {
+        self.0.get().copied()
+    }
+}
 
 /// `/`: upgrades to the protocol, and says so to everybody else.
 ///
 /// Neither compression nor a subprotocol is ever agreed to.
-pub(crate) async fn root(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+pub(crate) async fn root(request: Request) -> Response {
     if !request.headers().contains_key(UPGRADE) {
         let mut response = text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint: connect with ws://");
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -34,21 +43,16 @@ pub(crate) async fn root(State(gateway): State<Arc<Gateway>>, mut request: Reque
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return response;
     };
-    let (Some(peer), Some(upgrade)) =
-        (request.extensions().get::<Peer>().cloned(), request.extensions_mut().remove::<OnUpgrade>())
+    let extensions = request.extensions();
+    let (Some(peer), Some(agreement), Some(_)) =
+        (extensions.get::<Peer>(), extensions.get::<Agreement>(), extensions.get::<OnUpgrade>())
     else {
         return closing(text(StatusCode::BAD_REQUEST, "Bad Request"));
     };
     let host = request_host(request.headers(), request.uri()).unwrap_or_default();
     let page = origin::judge(request.headers(), &host, peer.address.ip().to_canonical().is_loopback());
-
-    let connections = gateway.connections.clone();
-    connections.spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => connection::serve(gateway, peer, page, TokioIo::new(upgraded)).await,
-            Err(error) => tracing::debug!(%error, "a WebSocket upgrade ended early"),
-        }
-    });
+    // Whoever serves the connection goes on from here.
+    let _ = agreement.0.set(page);
 
     let mut response = (StatusCode::SWITCHING_PROTOCOLS, Body::empty()).into_response();
     let headers = response.headers_mut();

@@ -1,33 +1,46 @@
 //! From the outbox to the socket.
 
-use std::future::Future;
-use std::pin::pin;
+use std::io::{self, IoSlice};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::SinkExt;
-use futures_util::stream::SplitSink;
-use tokio::sync::watch;
+use futures_util::future::poll_fn;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::Error;
 
-use super::connection::Socket;
-use super::gate::Gate;
+use super::frame::Frame;
 use super::outbox::{Item, Load, Outbox};
 
-/// Bytes handed to the socket before they are flushed together.
+/// Bytes handed to the socket before they count as sent.
 const WRITE_BATCH: usize = 256 * 1024;
+/// Frames handed to the system at once.
+const SLICES: usize = 32;
 
 /// The socket cannot be written to any more, or its client does not read.
+#[derive(Debug)]
 pub(super) struct Broken;
+
+/// When the latest ping was written, for whoever waits for its pong in the same task.
+#[derive(Default)]
+pub(super) struct Pinged(Mutex<Option<Instant>>);
+
+impl Pinged {
+    fn set(&self, at: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// The time, once.
+    pub(super) fn take(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// The socket's sending half.
 pub(super) struct Writer<'a> {
     pub(super) outbox: &'a Outbox,
-    pub(super) sink: &'a mut SplitSink<Socket, Message>,
-    pub(super) gate: &'a Gate,
-    /// Told when a ping has been written.
-    pub(super) ping_written: watch::Sender<Option<Instant>>,
+    pub(super) stream: &'a TcpStream,
+    pub(super) pinged: &'a Pinged,
     /// How long nothing at all may leave while something waits to.
     pub(super) patience: Duration,
 }
@@ -37,8 +50,7 @@ impl Writer<'_> {
     pub(super) async fn write(&mut self) -> Result<(), Broken> {
         loop {
             let first = self.outbox.next().await;
-            let (gate, patience) = (self.gate, self.patience);
-            if progressing(gate, patience, self.batch(first)).await? {
+            if self.batch(first).await? {
                 return Ok(());
             }
         }
@@ -48,86 +60,168 @@ impl Writer<'_> {
     async fn batch(&mut self, first: Item) -> Result<bool, Broken> {
         let mut next = Some(first);
         let mut load = Load::default();
-        let mut pinged = false;
-        let mut closed = false;
+        let (mut pinged, mut closed) = (false, false);
+        let mut frames = Vec::new();
         while let Some(item) = next.take() {
             load.add(&item);
-            let message = match item {
-                Item::Event(text) | Item::Response(text) => Message::Text(text),
-                Item::Ping => {
-                    pinged = true;
-                    Message::Ping(Vec::new().into())
-                }
-                Item::Close(frame) => {
-                    closed = true;
-                    Message::Close(frame)
-                }
-            };
-            self.sink.feed(message).await.map_err(|_| Broken)?;
+            pinged |= item == Item::Ping;
+            closed |= matches!(item, Item::Close(_));
+            frames.push(item.into_frame());
             if !closed && load.bytes() < WRITE_BATCH {
                 next = self.outbox.try_next();
             }
         }
-        match self.sink.flush().await {
-            Ok(()) => {}
-            // Said once the close handshake is complete.
-            Err(Error::ConnectionClosed) if closed => {}
-            Err(_) => return Err(Broken),
-        }
+        write_all(self.stream, &frames, self.patience).await?;
         self.outbox.sent(load);
         if pinged {
-            self.ping_written.send_replace(Some(Instant::now()));
+            self.pinged.set(Instant::now());
         }
         Ok(closed)
     }
 }
 
-/// Carries on with `work` for as long as something leaves through the gate in every `patience`.
-async fn progressing<T>(
-    gate: &Gate,
-    patience: Duration,
-    work: impl Future<Output = Result<T, Broken>>,
-) -> Result<T, Broken> {
-    let mut work = pin!(work);
-    let mut written = gate.written();
-    loop {
-        match tokio::time::timeout(patience, work.as_mut()).await {
-            Ok(done) => return done,
-            Err(_) if gate.written() == written => {
-                tracing::info!("a client does not read; closing its connection");
-                return Err(Broken);
-            }
-            Err(_) => written = gate.written(),
+/// What can be written to when it says so.
+pub(super) trait Sink {
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+impl Sink for TcpStream {
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [only] => self.try_write(only),
+            several => self.try_write_vectored(several),
         }
     }
 }
 
+/// Writes the frames, as many at a time as the system takes, for as long as some bytes leave in every `patience`.
+pub(super) async fn write_all(stream: &impl Sink, frames: &[Frame], patience: Duration) -> Result<(), Broken> {
+    let mut left = frames;
+    // Bytes of the first frame that have left.
+    let mut gone = 0;
+    while let Some((first, others)) = left.split_first() {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        slices[0] = IoSlice::new(&first.as_bytes()[gone..]);
+        for (slice, frame) in slices[1..].iter_mut().zip(others) {
+            *slice = IoSlice::new(frame.as_bytes());
+        }
+        let written = stream.try_write(&slices[..left.len().min(SLICES)]);
+        match written {
+            Ok(0) => return Err(Broken),
+            Ok(written) => {
+                gone += written;
+                while let Some((first, others)) = left.split_first().filter(|(first, _)| gone >= first.as_bytes().len())
+                {
+                    gone -= first.as_bytes().len();
+                    left = others;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let writable = poll_fn(|cx| stream.poll_ready(cx));
+                match tokio::time::timeout(patience, writable).await {
+                    Ok(ready) => ready.map_err(|_| Broken)?,
+                    Err(_) => {
+                        tracing::info!("a client does not read; closing its connection");
+                        return Err(Broken);
+                    }
+                }
+            }
+            Err(_) => return Err(Broken),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    async fn push(stream: &mut (impl AsyncWriteExt + Unpin), bytes: usize) -> Result<(), Broken> {
-        stream.write_all(&vec![0; bytes]).await.map_err(|_| Broken)
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::time::Sleep;
+
+    /// A connection; we write to the first.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (listener.accept().await.unwrap().0, theirs)
+    }
+
+    fn frames(count: usize, bytes: usize) -> Vec<Frame> {
+        (0..count).map(|n| Frame::json(&format!("{n}-{}", "x".repeat(bytes)), bytes).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn frames_of_every_size_arrive_whole_and_in_order() {
+        for (count, bytes) in [(1, 0), (1, 3_000_000), (100, 10), (3, 2_000_000), (70, 50_000)] {
+            let (ours, mut theirs) = pair().await;
+            let frames = frames(count, bytes);
+            let expected: Vec<u8> = frames.iter().flat_map(|frame| frame.as_bytes().to_vec()).collect();
+            let read = tokio::spawn(async move {
+                let mut all = Vec::new();
+                theirs.read_to_end(&mut all).await.unwrap();
+                all
+            });
+            write_all(&ours, &frames, Duration::MAX).await.unwrap();
+            drop(ours);
+            assert!(read.await.unwrap() == expected, "{count} frames of {bytes} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_given_up() {
+        let (ours, _theirs) = pair().await;
+        // More than the system's two buffers hold.
+        let frames = frames(20, 1_000_000);
+        assert!(write_all(&ours, &frames, Duration::from_millis(50)).await.is_err());
+    }
+
+    /// Takes ten bytes, and then none for a while.
+    struct Slow {
+        pause: Duration,
+        rest: Mutex<Pin<Box<Sleep>>>,
+        taken: AtomicUsize,
+    }
+
+    impl Sink for Slow {
+        fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.rest.lock().unwrap().as_mut().poll(cx).map(Ok)
+        }
+
+        fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let mut rest = self.rest.lock().unwrap();
+            if !rest.is_elapsed() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            rest.as_mut().reset(Instant::now() + self.pause);
+            let taken = slices.iter().map(|slice| slice.len()).sum::<usize>().min(10);
+            self.taken.fetch_add(taken, Ordering::Relaxed);
+            Ok(taken)
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_is_waited_for_and_one_that_does_not_read_is_not() {
-        let gate = Gate::default();
-        let (ours, mut theirs) = tokio::io::duplex(10);
-        let mut ours = gate.guard(ours);
-        let patience = Duration::from_secs(50);
-        let slow = async {
-            let mut few = [0; 10];
-            for _ in 0..10 {
-                tokio::time::sleep(Duration::from_secs(40)).await;
-                theirs.read_exact(&mut few).await.unwrap();
-            }
+    async fn a_slow_reader_is_waited_for_and_one_that_takes_nothing_is_not() {
+        let slow = |pause| Slow {
+            pause: Duration::from_secs(pause),
+            rest: Mutex::new(Box::pin(tokio::time::sleep(Duration::ZERO))),
+            taken: AtomicUsize::new(0),
         };
-        let (written, ()) = tokio::join!(progressing(&gate, patience, push(&mut ours, 100)), slow);
-        assert!(written.is_ok());
-        let begun = Instant::now();
-        assert!(progressing(&gate, patience, push(&mut ours, 100)).await.is_err());
-        assert!(begun.elapsed() <= patience * 2);
+        let patience = Duration::from_secs(50);
+        let frames = frames(10, 100);
+        let all = frames.iter().map(|frame| frame.as_bytes().len()).sum::<usize>();
+        let reader = slow(40);
+        assert!(write_all(&reader, &frames, patience).await.is_ok());
+        assert_eq!(reader.taken.into_inner(), all);
+        let reader = slow(60);
+        assert!(write_all(&reader, &frames, patience).await.is_err());
+        assert_eq!(reader.taken.into_inner(), 10);
     }
 }

@@ -83,8 +83,8 @@ impl Heard {
         let (mut frames, mut load) = (Vec::new(), super::super::outbox::Load::default());
         while let Some(item) = self.outbox.try_next() {
             load.add(&item);
-            let Item::Event(text) = item else { panic!("{item:?}") };
-            frames.push(serde_json::from_str(&text).unwrap());
+            let Item::Event(frame) = item else { panic!("{item:?}") };
+            frames.push(serde_json::from_slice(frame.payload()).unwrap());
         }
         self.outbox.sent(load);
         frames
