@@ -147,7 +147,7 @@ impl Lane {
         match &report.outcome {
             RunOutcome::Completed { .. } => {
                 figures.completed.one();
-                if input.manner != Manner::Hang && !report.text.contains(&self.world.oracle.text(input.tag)) {
+                if input.is_repeated && !report.text.contains(&self.world.oracle.text(input.tag)) {
                     self.world.oracle.wrong("an answer to another input", format!("{report:?} {input:?}"));
                 }
             }
@@ -309,6 +309,7 @@ impl Lane {
             Ok(accepted) if !differs => {
                 if let Disposition::Ended(report) = &accepted.disposition
                     && matches!(report.outcome, RunOutcome::Completed { .. })
+                    && input.is_repeated
                     && !report.text.contains(&self.world.oracle.text(input.tag))
                 {
                     self.world.oracle.wrong("a resend was answered for another run", format!("{report:?} {input:?}"));
@@ -331,6 +332,7 @@ impl Lane {
         let mut first = session.input(&self.world.oracle, manner);
         // The model may be asked under them with the other input as the newest.
         first.instructed = false;
+        first.is_repeated = false;
         if self.submit(session, &first).await.is_err() {
             return;
         }
@@ -346,8 +348,6 @@ impl Lane {
                 self.ended(session, &second).await;
             }
         }
-        // What it says may answer the second input: that is what steering is for.
-        first.manner = Manner::Hang;
         self.ended(session, &first).await;
     }
 

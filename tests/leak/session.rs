@@ -39,6 +39,8 @@ pub(crate) struct Input {
     pub(crate) generation: String,
     /// Whether that is made live first.
     pub(crate) switches: bool,
+    /// Whether a complete answer must repeat it; another input may steer its run.
+    pub(crate) is_repeated: bool,
 }
 
 impl Session {
@@ -68,6 +70,7 @@ impl Session {
             instructed: tag.serial % 8 < 2,
             generation: names::generation(generation),
             switches: generation != self.owner.generation,
+            is_repeated: true,
         };
         self.runs += 1;
         self.inputs += 1;
