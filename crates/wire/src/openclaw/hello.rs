@@ -1,6 +1,9 @@
 //! What a connection is told when it is let in (gateway-ws.md §1.8), and the two snapshots it is kept up to date with.
 
+use std::sync::Arc;
+
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::PROTOCOL;
 use super::frame::StateVersion;
@@ -46,7 +49,7 @@ pub struct Server {
 #[derive(Debug, Serialize)]
 pub struct Features {
     /// Methods, sorted.
-    pub methods: Vec<&'static str>,
+    pub methods: &'static [&'static str],
     /// Events.
     pub events: &'static [&'static str],
 }
@@ -55,8 +58,8 @@ pub struct Features {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// Who is here.
-    pub presence: Vec<PresenceEntry>,
+    /// Who is here: JSON of a list of [`PresenceEntry`].
+    pub presence: Arc<RawValue>,
     /// How we are.
     pub health: Health,
     /// Versions of the two.
@@ -285,9 +288,9 @@ mod tests {
         let agents = vec![AgentSessions { id: "main".into(), is_default: true, sessions: sessions.clone() }];
         let hello = HelloOk::new(
             Server { version: "0.1.0", boot_id: "b".into(), conn_id: "c".into() },
-            Features { methods: vec!["agent", "health"], events: &["chat", "tick"] },
+            Features { methods: &["agent", "health"], events: &["chat", "tick"] },
             Snapshot {
-                presence: vec![PresenceEntry {
+                presence: serde_json::value::to_raw_value(&[PresenceEntry {
                     host: Some("h".into()),
                     version: None,
                     platform: None,
@@ -300,7 +303,9 @@ mod tests {
                     roles: vec![],
                     scopes: vec![],
                     instance_id: None,
-                }],
+                }])
+                .unwrap()
+                .into(),
                 health: Health::new(1_800_000_000_000, 3, agents, sessions),
                 state_version: StateVersion { presence: 2, health: 1 },
                 uptime_ms: 1200,

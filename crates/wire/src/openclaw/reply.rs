@@ -1,6 +1,7 @@
 //! The answers of the methods, and the two events that carry a session's row (gateway-ws.md §2, §3).
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use watertight_core::Receipt;
 
 use super::hello::{Empty, Heartbeat, STORE_NAME, SessionCount};
@@ -466,9 +467,9 @@ pub struct SessionsChanged<'a> {
 
 /// Event `presence`.
 #[derive(Debug, Serialize)]
-pub struct Presence {
-    /// Who is here.
-    pub presence: Vec<super::hello::PresenceEntry>,
+pub struct Presence<'a> {
+    /// Who is here: JSON of a list of [`super::hello::PresenceEntry`].
+    pub presence: &'a RawValue,
 }
 
 /// Event `tick`.
