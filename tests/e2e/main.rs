@@ -15,6 +15,7 @@
 
 mod bad_input;
 mod clients;
+mod endurance;
 mod interleaved;
 mod official_gateway_client;
 mod official_openclaw_cli;

@@ -25,7 +25,7 @@ impl Deref for Stage {
 }
 
 /// The built program: `WATERTIGHT_BIN`, else what lies in the folder above this test's own.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let built = || {
         let test = std::env::current_exe().expect("the test's own path");
         test.ancestors().nth(2).expect("a folder of builds").join("watertight")
