@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::keystore::{self, Step};
 use super::soundness::{self, Finding};
-use super::{checks, migration};
+use super::{checks, fault, migration};
 use crate::StoreError;
 
 /// Why a store was not opened. Texts say what to do; none holds stored content.
@@ -143,6 +143,7 @@ pub(super) fn open_database(path: &Path, keystore: &keystore::Opened, expected: 
     checks::private_file(path)?;
     let mut finding = Finding::Sound;
     let mut opened_before = 0;
+    let mut left_unclean = false;
     let mut conn =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     checks::common_settings(&conn)?;
@@ -158,6 +159,7 @@ pub(super) fn open_database(path: &Path, keystore: &keystore::Opened, expected: 
         if id != store_id {
             return Err(OpenError::NotTogether);
         }
+        left_unclean = !clean;
         if !clean {
             let bytes =
                 fs::metadata(path).map_err(|source| OpenError::Directory { path: path.to_owned(), source })?.len();
@@ -184,6 +186,9 @@ pub(super) fn open_database(path: &Path, keystore: &keystore::Opened, expected: 
     checks::pragma(&conn, "checkpoint_fullfsync", "ON", "1")?;
     // The writer decides when to checkpoint, between groups.
     checks::pragma(&conn, "wal_autocheckpoint", "0", "0")?;
+    if left_unclean {
+        make_durable(&conn)?;
+    }
     let schema_version = migration::apply(&mut conn, migration::STORE, |conn| {
         conn.execute(
             "INSERT INTO store (id, store_id, clean, opens) VALUES (1, ?1, 0, 1)
@@ -193,4 +198,23 @@ pub(super) fn open_database(path: &Path, keystore: &keystore::Opened, expected: 
         Ok(())
     })?;
     Ok(Opened { conn, schema_version, finding })
+}
+
+/// Writes what the log holds into the database and syncs it. After a kill, and more so after a failed sync, that may be
+/// nowhere but in the system's memory although it reads as committed, and another sync of the log would not write it
+/// again. A repeated request is acknowledged from it, so it must be durable before (isolation.md C9).
+fn make_durable(conn: &Connection) -> Result<(), OpenError> {
+    // Waits for nobody: a verification may be reading.
+    let folded = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok(row.get::<_, i64>(1)? == row.get(2)?));
+    match folded {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::warn!("the write-ahead log is being read, so only a part of it was folded into the database")
+        }
+        Err(error) if fault::is_survivable(&error) => {
+            tracing::warn!(%error, "the write-ahead log could not be folded into the database yet");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }

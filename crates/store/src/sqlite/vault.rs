@@ -140,8 +140,13 @@ impl Vault {
             return Ok(pooled);
         }
         tokio::task::spawn_blocking(move || {
-            vault.fill(tenant, &readers)?;
-            vault.draw_ready(tenant, now).0.ok_or_else(|| StoreError::Unavailable("no data key is ready".to_owned()))
+            loop {
+                vault.fill(tenant, &readers)?;
+                // Others may have emptied it again meanwhile.
+                if let (Some(pooled), _) = vault.draw_ready(tenant, now) {
+                    return Ok(pooled);
+                }
+            }
         })
         .await
         .map_err(|e| StoreError::Unavailable(e.to_string()))?

@@ -75,6 +75,20 @@ async fn more_drafts_than_the_pool_holds_all_get_ids_of_their_own() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_drafts_at_once_wait_for_keys_as_long_as_it_takes() {
+    let fixture = Sqlite::new();
+    let world = std::sync::Arc::new(World::new(&fixture).await);
+    // More at a time than one refill serves, again and again.
+    let mut drafts = tokio::task::JoinSet::new();
+    for n in 0..900 {
+        let world = world.clone();
+        drafts.spawn(async move { world.scope(&world.operator.caller, &format!("agent:main:s{n}")).await.session() });
+    }
+    let ids: HashSet<_> = drafts.join_all().await.into_iter().collect();
+    assert_eq!(ids.len(), 900);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_whose_draft_was_given_up_is_free_again_at_the_next_start() {
     let fixture = Sqlite::new();

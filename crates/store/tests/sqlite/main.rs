@@ -8,6 +8,7 @@ mod damage;
 mod durability;
 mod keys;
 mod opening;
+mod scale;
 mod secrecy;
 mod verification;
 
