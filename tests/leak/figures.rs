@@ -70,7 +70,8 @@ figures! {
     log_lines: "log lines",
     probes: "probe answers",
     tags: "tags seen where they belong",
-    disk_bytes: "bytes of state directories at most",
+    disk_bytes: "bytes of a state directory at most",
+    memory: "KiB resident at most",
     leaks: "leaks",
     wrongs: "other faults",
 }

@@ -36,7 +36,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) async fn run(mut self) {
-        while !self.world.is_over() {
+        while self.world.goes_on() {
             let at = self.dice.below(self.sessions.len());
             let mut session = self.sessions.swap_remove(at);
             self.scene(&mut session).await;
@@ -116,7 +116,7 @@ impl Lane {
             let text = format!("{accepted:?}");
             world.oracle.check(Place::Answer, audience, text.as_bytes());
             if matches!(accepted.disposition, Disposition::Started) {
-                world.oracle.figures.turns.one();
+                world.began_turn();
             }
         };
         let access = &self.tenant(session).access;
@@ -158,7 +158,7 @@ impl Lane {
     }
 
     async fn turn(&mut self, session: &mut Session, manner: Manner) -> Option<Arc<RunReport>> {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return None;
         }
         let input = session.input(&self.world.oracle, manner);
@@ -190,7 +190,7 @@ impl Lane {
     async fn abort(&mut self, session: &mut Session) {
         let mut inputs = Vec::new();
         for _ in 0..=self.dice.below(3) {
-            if !self.world.take_turn() {
+            if !self.world.goes_on() {
                 break;
             }
             let manner = *self.dice.pick(&[Manner::Slow, Manner::Slow, Manner::Tools, Manner::Say]);
@@ -217,7 +217,7 @@ impl Lane {
 
     /// Drops the request at any point of it, then asks again under the same run id: the run began, or begins now.
     async fn give_up(&mut self, session: &mut Session) {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return;
         }
         let manner = *self.dice.pick(&[Manner::Say, Manner::Slow, Manner::Tools, Manner::Think]);
@@ -244,7 +244,7 @@ impl Lane {
         let mut inputs = Vec::new();
         let size = 4 + self.dice.below(40);
         for at in 0..size {
-            if !self.world.take_turn() {
+            if !self.world.goes_on() {
                 break;
             }
             let manner = if at == 0 { Manner::Slow } else { Manner::Say };
@@ -271,11 +271,11 @@ impl Lane {
             return self.say(session).await;
         }
         let mut before = None;
-        if self.dice.one_in(3) && self.world.take_turn() {
+        if self.dice.one_in(3) && self.world.goes_on() {
             let input = session.input(&self.world.oracle, Manner::Slow);
             before = self.submit(session, &input).await.ok().map(|_| input);
         }
-        if self.world.take_turn() {
+        if self.world.goes_on() {
             let next = session.next_generation();
             let generation = if self.dice.one_in(4) { self.dice.below(usize::from(next)) as u16 } else { next };
             let input = session.input_as(&self.world.oracle, Manner::Say, generation);
@@ -325,7 +325,7 @@ impl Lane {
 
     /// An input that does not simply wait for the run under way.
     async fn intervene(&mut self, session: &mut Session) {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return;
         }
         let manner = *self.dice.pick(&[Manner::Slow, Manner::Tools, Manner::Tools]);
@@ -337,7 +337,7 @@ impl Lane {
             return;
         }
         sleep(Duration::from_micros(self.dice.below(8_000) as u64)).await;
-        if self.world.take_turn() {
+        if self.world.goes_on() {
             let mut second = session.input(&self.world.oracle, Manner::Say);
             second.instructed = false;
             let mut request = self.request(session, &second);
@@ -353,7 +353,7 @@ impl Lane {
 
     /// A turn in a session that other lanes use at the same time.
     async fn share(&mut self, tenant: usize) {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return;
         }
         let turn = self.world.next_shared(tenant);

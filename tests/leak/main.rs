@@ -24,6 +24,7 @@ mod session;
 mod socket;
 mod world;
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,7 +33,7 @@ use watertight_testkit::MockProvider;
 
 use crate::dice::Dice;
 use crate::lane::Lane;
-use crate::oracle::{Oracle, say};
+use crate::oracle::Oracle;
 use crate::session::Session;
 use crate::socket::SocketLane;
 use crate::world::{Running, TENANTS};
@@ -56,7 +57,7 @@ fn no_byte_leaves_its_session() {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_nanos() as u64;
     let seed = number("WATERTIGHT_LEAK_SEED").unwrap_or_else(clock);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let oracle = Arc::new(Oracle::new(seed));
+    let oracle = Arc::new(Oracle::new(seed, say));
     logs::watch(&oracle);
 
     let began = Instant::now();
@@ -65,6 +66,7 @@ fn no_byte_leaves_its_session() {
     let _ = std::panic::take_hook();
 
     let figures = &oracle.figures;
+    figures.memory.at_least(peak_memory());
     let rate = figures.turns.get() as f64 / seconds;
     say(&format!("leak test: {figures}{rate:.0} turns/s, seed {seed}"));
     say(&format!("leaks by place: {}", oracle.leaks()));
@@ -82,9 +84,21 @@ fn no_byte_leaves_its_session() {
     }
 }
 
+/// To the terminal, also where the test's output is captured.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")))
+}
+
+/// The most memory this process has held, in KiB; the provider and the clients are in it. 0 where the system does not tell.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
 async fn play(oracle: &Arc<Oracle>, seed: u64, turns: u64) {

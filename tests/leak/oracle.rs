@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,6 +48,8 @@ pub(crate) struct Oracle {
     serial: AtomicU32,
     names: Mutex<Names>,
     leaks: Mutex<BTreeMap<Place, u64>>,
+    /// Where faults are told.
+    say: fn(&str),
 }
 
 /// What the provider was told of sessions and their transcripts. Everything is learned from clean prompts: a name that
@@ -76,13 +77,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Oracle {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, say: fn(&str)) -> Self {
         Self {
             figures: Figures::default(),
             tags: Tags::new(seed),
             serial: AtomicU32::new(0),
             names: Mutex::default(),
             leaks: Mutex::default(),
+            say,
         }
     }
 
@@ -210,7 +212,7 @@ impl Oracle {
 
     fn misnamed(&self, name: &str, owner: Owner) {
         if self.count(Place::PromptHeader) <= TOLD {
-            say(&format!("LEAK PromptHeader: a prompt of {owner} names its session {name}"));
+            (self.say)(&format!("LEAK PromptHeader: a prompt of {owner} names its session {name}"));
         }
     }
 
@@ -218,7 +220,7 @@ impl Oracle {
         if self.count(place) <= TOLD {
             let around = &bytes[at.saturating_sub(AROUND)..bytes.len().min(at + AROUND)];
             let around = String::from_utf8_lossy(around);
-            say(&format!("LEAK {place:?}: {reading}, in what is for {audience}: …{around}…"));
+            (self.say)(&format!("LEAK {place:?}: {reading}, in what is for {audience}: …{around}…"));
         }
     }
 
@@ -235,7 +237,7 @@ impl Oracle {
         self.figures.wrongs.one();
         if self.figures.wrongs.get() <= TOLD {
             let about: String = about.to_string().chars().take(4 * AROUND).collect();
-            say(&format!("WRONG {what}: {about}"));
+            (self.say)(&format!("WRONG {what}: {about}"));
         }
     }
 
@@ -251,7 +253,118 @@ impl Oracle {
     }
 }
 
-/// To the terminal, also where the test's output is captured.
-pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const OWNER: Owner = Owner { tenant: 0, session: 5, generation: 0 };
+    const SAME_KEY: Owner = Owner { tenant: 1, ..OWNER };
+
+    fn oracle() -> Oracle {
+        Oracle::new(7, |_| {})
+    }
+
+    fn request(key: &str, id: &str, body: &Value) -> Recorded {
+        let mut request = Recorded {
+            order: 0,
+            connection: 0,
+            at: std::time::Instant::now(),
+            path: "/v1/chat/completions".into(),
+            headers: Default::default(),
+            raw: body.to_string().into(),
+            body: body.clone(),
+        };
+        request.headers.insert("x-openclaw-session-key", key.parse().expect("a header"));
+        request.headers.insert("x-openclaw-session-id", id.parse().expect("a header"));
+        request
+    }
+
+    /// A prompt of [`OWNER`] whose instructions, history and input hold these tags, under its own names.
+    fn prompt(oracle: &Oracle, tags: [Tag; 3]) -> String {
+        let texts = tags.map(|tag| oracle.text(tag));
+        let _ = oracle.prompt(&request("agent:main:leak-5", "transcript-0", &json!({"messages": texts})));
+        oracle.leaks()
+    }
+
+    #[test]
+    fn a_prompt_may_hold_what_is_its_own() {
+        let oracle = oracle();
+        let (input, instruction) = oracle.mint_input(OWNER);
+        let former = oracle.mint(OWNER, MODEL);
+        assert_eq!(prompt(&oracle, [instruction, former, input]), "none");
+        assert_eq!(oracle.figures.wrongs.get(), 0);
+    }
+
+    #[test]
+    fn a_prompt_may_hold_nothing_of_another_session_transcript_or_run() {
+        for owner in [SAME_KEY, Owner { session: 6, ..OWNER }, Owner { generation: 1, ..OWNER }] {
+            let oracle = oracle();
+            let (input, instruction) = oracle.mint_input(OWNER);
+            let foreign = oracle.mint(owner, MODEL);
+            assert_eq!(prompt(&oracle, [instruction, foreign, input]), "Prompt 1", "{owner}");
+        }
+        let oracle = oracle();
+        let (former, instruction) = oracle.mint_input(OWNER);
+        let (input, _) = oracle.mint_input(OWNER);
+        assert_eq!(prompt(&oracle, [instruction, former, input]), "Prompt 1", "a former run's instructions");
+    }
+
+    #[test]
+    fn a_prompt_goes_out_under_its_session_s_own_names() {
+        for (owner, key, id, right) in [
+            (OWNER, "agent:main:leak-5", "transcript-0", true),
+            (OWNER, "agent:main:leak-6", "transcript-0", false),
+            (OWNER, "agent:main:leak-5", "transcript-1", false),
+            (OWNER, "wt1_a", "wt1_b", false),
+            (SAME_KEY, "agent:main:leak-5", "transcript-0", false),
+            (SAME_KEY, "wt1_a", "wt1_b", true),
+        ] {
+            let oracle = oracle();
+            let (input, _) = oracle.mint_input(owner);
+            oracle.prompt(&request(key, id, &json!([oracle.text(input)])));
+            assert_eq!(oracle.leaks() == "none", right, "{owner} {key} {id}");
+        }
+    }
+
+    #[test]
+    fn a_name_never_stands_for_two_sessions_nor_changes() {
+        let oracle = oracle();
+        let prompt = |owner, key, id| {
+            let (input, _) = oracle.mint_input(owner);
+            oracle.prompt(&request(key, id, &json!([oracle.text(input)])));
+            oracle.figures.leaks.get()
+        };
+        assert_eq!(prompt(SAME_KEY, "wt1_a", "wt1_1"), 0);
+        assert_eq!(prompt(Owner { generation: 1, ..SAME_KEY }, "wt1_a", "wt1_2"), 0);
+        assert_eq!(prompt(Owner { generation: 2, ..SAME_KEY }, "wt1_a", "wt1_2"), 1, "another transcript's id");
+        assert_eq!(prompt(Owner { tenant: 2, ..OWNER }, "wt1_a", "wt1_3"), 2, "another session's key");
+        assert_eq!(prompt(SAME_KEY, "wt1_b", "wt1_1"), 3, "another key for the same session");
+    }
+
+    #[test]
+    fn a_frame_holds_what_is_of_its_tenant_and_of_the_session_it_names() {
+        let own = |oracle: &Oracle, owner| oracle.text(oracle.mint(owner, INPUT));
+        for (owner, frame, leaks, wrongs) in [
+            (OWNER, r#"{"type":"event","payload":{"sessionKey":"agent:main:leak-5","text":"TAG"}}"#, 0, 0),
+            (OWNER, r#"{"type":"event","payload":{"sessionKey":"agent:main:leak-6","text":"TAG"}}"#, 1, 0),
+            (SAME_KEY, r#"{"type":"event","payload":{"sessionKey":"agent:main:leak-5","text":"TAG"}}"#, 1, 0),
+            (OWNER, r#"{"type":"event","payload":{"text":"TAG"}}"#, 0, 1),
+            (OWNER, r#"{"type":"event","payload":{"sessionKey":"agent:main:other","text":"none"}}"#, 0, 1),
+            (OWNER, r#"{"type":"res","payload":{"text":"TAG"}}"#, 0, 0),
+            (SAME_KEY, r#"{"type":"res","payload":{"text":"TAG"}}"#, 1, 0),
+        ] {
+            let oracle = oracle();
+            oracle.frame(OWNER.tenant, &frame.replace("TAG", &own(&oracle, owner)));
+            assert_eq!((oracle.figures.leaks.get(), oracle.figures.wrongs.get()), (leaks, wrongs), "{owner} {frame}");
+        }
+    }
+
+    #[test]
+    fn a_log_line_holds_nothing_of_anybody() {
+        let oracle = oracle();
+        let text = oracle.text(oracle.mint(OWNER, FAULT));
+        oracle.check(Place::Log, Audience::Nobody, format!("it failed: {text}").as_bytes());
+        assert_eq!(oracle.leaks(), "Log 1");
+    }
 }

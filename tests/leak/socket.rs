@@ -36,7 +36,7 @@ impl SocketLane {
     }
 
     pub(crate) async fn run(mut self) {
-        while !self.world.is_over() {
+        while self.world.goes_on() {
             let at = self.dice.below(self.sessions.len());
             let mut session = self.sessions.swap_remove(at);
             self.scene(&mut session).await;
@@ -129,7 +129,7 @@ impl SocketLane {
     }
 
     fn started(&self, session: &mut Session, input: &Input) {
-        self.world.oracle.figures.turns.one();
+        self.world.began_turn();
         self.world.oracle.figures.socket_turns.one();
         session.remember(input.clone());
     }
@@ -170,7 +170,7 @@ impl SocketLane {
     }
 
     async fn chat(&mut self, session: &mut Session) {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return;
         }
         let manner = self.manner();
@@ -184,7 +184,7 @@ impl SocketLane {
         if session.is_new() {
             return self.chat(session).await;
         }
-        if self.world.take_turn() {
+        if self.world.goes_on() {
             let manner = self.manner();
             let input = session.input(&self.world.oracle, manner);
             self.run_agent(session, &input).await;
@@ -215,7 +215,7 @@ impl SocketLane {
     }
 
     async fn abort(&mut self, session: &mut Session) {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return;
         }
         let manner = *self.dice.pick(&[Manner::Slow, Manner::Tools, Manner::Say]);
@@ -237,7 +237,7 @@ impl SocketLane {
 
     /// Is gone at any point of a turn, comes back and asks what became of it.
     async fn vanish(&mut self, session: &mut Session) {
-        if !self.world.take_turn() {
+        if !self.world.goes_on() {
             return;
         }
         let manner = *self.dice.pick(&[Manner::Slow, Manner::Tools, Manner::Say, Manner::Think]);
@@ -268,7 +268,7 @@ impl SocketLane {
         let mut inputs = Vec::new();
         let mut answers = Vec::new();
         for at in 0..3 + self.dice.below(6) {
-            if !self.world.take_turn() {
+            if !self.world.goes_on() {
                 break;
             }
             let manner = if at == 0 { Manner::Slow } else { Manner::Say };
@@ -293,7 +293,7 @@ impl SocketLane {
         if session.is_new() {
             return self.chat(session).await;
         }
-        if self.world.take_turn() {
+        if self.world.goes_on() {
             let next = session.next_generation();
             let generation = if self.dice.one_in(4) { self.dice.below(usize::from(next)) as u16 } else { next };
             let input = session.input_as(&self.world.oracle, Manner::Say, generation);

@@ -47,8 +47,9 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) url: String,
-    /// Turns that may still begin.
-    left: AtomicU64,
+    /// Turns after which no more begin.
+    turns: u64,
+    begun: AtomicU64,
     /// Which run number a session that lanes share is at, by tenant.
     shared: Vec<AtomicU64>,
 }
@@ -94,13 +95,15 @@ impl EventSink for Ear {
 }
 
 impl World {
-    /// Takes one of the turns that are left.
-    pub(crate) fn take_turn(&self) -> bool {
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    /// Whether another turn may begin.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) < self.turns
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.left.load(Ordering::Relaxed) == 0
+    /// A turn was accepted.
+    pub(crate) fn began_turn(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.oracle.figures.turns.one();
     }
 
     /// A turn's place among those of the shared sessions of a tenant.
@@ -151,7 +154,8 @@ impl Running {
             engine,
             tenants,
             url,
-            left: AtomicU64::new(turns),
+            turns,
+            begun: AtomicU64::new(0),
             shared: (0..TENANTS).map(|_| AtomicU64::new(0)).collect(),
         };
         let world = Arc::new(world);
