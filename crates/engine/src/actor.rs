@@ -61,8 +61,9 @@ pub(crate) const MAX_QUEUED: usize = 32;
 const MAX_PARKED_BYTES: usize = 64 * 1024 * 1024;
 /// What an actor without work may keep of its transcript, in bytes.
 const MAX_IDLE_BYTES: usize = 32 * 1024;
-/// How long an actor without work stays.
-const IDLE: Duration = Duration::from_mins(2);
+/// How long an actor without work stays: long enough for a program that answers, not for a person who reads. Beginning
+/// anew costs one read of the transcript's end; staying costs memory for every session that was touched.
+const IDLE: Duration = Duration::from_secs(20);
 /// Time limit of a run whose caller named none (sessions.md §2.3).
 const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
 
