@@ -5,6 +5,7 @@
 //! * [`gateway`]: the built program as a child process.
 //! * [`gateway_client`]: a WebSocket client of the gateway protocol.
 //! * [`disk`]: a disk under SQLite that loses power, lies about syncs, fails and fills up.
+//! * [`polls`]: polling a future by hand and dropping it half-way.
 //! * [`scope`]: session scopes for tests of what lies below admission.
 //!
 //! Everything here panics with a sentence when its own preconditions fail: that is a failed test. Every wait ends after
@@ -15,6 +16,7 @@ pub mod disk;
 pub mod gateway;
 pub mod gateway_client;
 pub mod mock_provider;
+pub mod polls;
 pub mod scope;
 
 use std::time::Duration;
