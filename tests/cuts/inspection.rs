@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::AddAssign;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,9 +108,9 @@ pub(crate) async fn inspect(
 ) -> Result<Checked, Problem> {
     let subject = Subject::open(dir).await.map_err(Problem::Unopened)?;
     let inspection = Inspection { subject: &subject, ledger, cut, depth };
-    let result = inspection.run(random).await;
+    let result = tokio::time::timeout(2 * PATIENCE, inspection.run(random)).await;
     subject.close().await;
-    result
+    result.unwrap_or_else(|_| Err(Problem::Wedged("an answer does not come".to_owned())))
 }
 
 struct Inspection<'a> {
@@ -172,22 +173,30 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    /// Waits for the end of a run. What hangs before it, or itself, by what it says is aborted, also a run whose
-    /// acknowledgement the cut came before.
+    /// Waits for the end of a run.
     async fn ended(&self, key: &str, run: &RunId) -> Result<Arc<RunReport>, Problem> {
+        let Subject { engine, access } = self.subject;
+        let report = self.unhung(key, engine.wait(access, run, Some(PATIENCE))).await?;
+        report.ok_or_else(|| Problem::Wedged(format!("{run} in {key} does not end")))
+    }
+
+    /// Does something in a session, and meanwhile aborts what hangs there by what it says: also a run that was
+    /// acknowledged only after the cut, but whose input is there.
+    async fn unhung<T>(&self, key: &str, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, Problem> {
         let Subject { engine, access } = self.subject;
         let target = Target::of_key(key);
         let begun = Instant::now();
+        let mut work = pin!(work);
         while begun.elapsed() < PATIENCE {
             let active = engine.describe(access, &target).await?.map(|view| view.active_runs).unwrap_or_default();
             for run in active.iter().filter(|run| self.ledger.hangs(run)) {
                 engine.abort(access, &target, Some(run), "rpc").await?;
             }
-            if let Some(report) = engine.wait(access, run, Some(GLANCE)).await? {
-                return Ok(report);
+            if let Ok(result) = tokio::time::timeout(GLANCE, work.as_mut()).await {
+                return Ok(result?);
             }
         }
-        Err(Problem::Wedged(format!("{run} in {key} does not end")))
+        Err(Problem::Wedged(format!("{key} does not go on")))
     }
 
     /// The live transcript: every turn that was acknowledged in it stands in its place, once.
@@ -290,7 +299,7 @@ impl Inspection<'_> {
         let Subject { engine, access } = self.subject;
         let run = RunId::parse(&format!("probe-at-{}", self.cut)).unwrap();
         let say = Say { generation, ..Say::plain(key, run.as_str(), "still there?") };
-        engine.submit(access, say.request(), |_| {}).await?;
+        self.unhung(key, engine.submit(access, say.request(), |_| {})).await?;
         let report = self.ended(key, &run).await?;
         match &report.outcome {
             RunOutcome::Completed { .. } => Ok(()),
