@@ -142,7 +142,7 @@ pub(crate) struct Receipt {
 impl Receipt {
     /// The receipt of an answer or an event; none where there is none.
     fn of(told: &Value) -> Option<Self> {
-        let receipt = told.get("receipt")?;
+        let receipt = told.get("receipt").or_else(|| told.pointer("/message/receipt"))?;
         Some(Self {
             session: receipt["session"].as_str()?.to_owned(),
             seq: receipt["seq"].as_u64()?,

@@ -44,10 +44,10 @@ async fn chat_send_proves_the_input_and_the_final_event_the_answer() {
         let run = format!("r{n}");
         let (of, place) = receipt(&client.call("chat.send", send("hello", &run)).await);
         let turn = client.end_of(run.clone()).await;
-        let (of_end, end) = receipt(turn.end());
+        let (of_end, end) = receipt(&turn.end()["message"]);
         assert_eq!((place, end), (2 * n + 1, 2 * n + 2));
         assert_eq!((&of_end, session.get_or_insert(of.clone())), (&of, &mut of.clone()), "one session, one name");
-        assert_eq!(lifecycle_end(&mut client, &run).await["receipt"], turn.end()["receipt"]);
+        assert_eq!(lifecycle_end(&mut client, &run).await["receipt"], turn.end()["message"]["receipt"]);
     }
 }
 
@@ -62,7 +62,7 @@ async fn agent_and_agent_wait_carry_the_same_receipts() {
     let last = client.response(&id).await;
     assert_eq!(receipt(&last["payload"]).1, 2);
     let turn = client.end_of("r".into()).await;
-    assert_eq!(turn.end()["receipt"], last["payload"]["receipt"]);
+    assert_eq!(turn.end()["message"]["receipt"], last["payload"]["receipt"]);
     let waited = client.call("agent.wait", json!({"runId": "r"})).await;
     assert_eq!(waited["receipt"], last["payload"]["receipt"]);
     assert_eq!(client.call("agent", params).await["receipt"], last["payload"]["receipt"], "asked again");
@@ -74,13 +74,14 @@ async fn runs_that_fail_or_are_stopped_have_receipts_too() {
     let mut client = gateway.client().await;
     let failed = client.chat(KEY, "/echo fail").await;
     assert_eq!(failed.state(), "error", "{:#}", failed.end());
-    receipt(failed.end());
-    assert_eq!(lifecycle_end(&mut client, &failed.run).await["receipt"], failed.end()["receipt"]);
-    let run = client.start_chat(KEY, "/echo hang").await;
+    let (_, failed) = receipt(&lifecycle_end(&mut client, &failed.run).await);
+    let run = client.start_chat(KEY, "/echo slow 1000").await;
+    client.until("it begins to answer", |frame| frame["payload"]["state"] == "delta").await;
     client.call("chat.abort", json!({"sessionKey": KEY})).await;
-    let aborted = client.end_of(run).await;
+    let aborted = client.end_of(run.clone()).await;
     assert_eq!(aborted.state(), "aborted");
-    assert!(receipt(aborted.end()).1 > receipt(failed.end()).1);
+    let (_, stopped) = receipt(&lifecycle_end(&mut client, &run).await);
+    assert_eq!((stopped, receipt(&aborted.end()["message"]).1), (failed + 2, failed + 2));
 }
 
 #[tokio::test]

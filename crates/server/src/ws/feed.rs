@@ -191,10 +191,6 @@ impl Feed {
             agent_id: &event.agent,
             seq: *seq,
             state: state(),
-            receipt: match &event.kind {
-                EventKind::Ended { report, .. } => report.receipt,
-                _ => None,
-            },
         };
         self.push(event, "chat", form, payload, need)
     }
@@ -244,7 +240,7 @@ impl Feed {
     /// Exactly one terminal `chat` state per run.
     fn ended(&self, event: &SessionEvent, report: &RunReport) {
         let run = view::ended(report);
-        let message = || ChatMessage::unless_empty(&report.text, report.ended_at);
+        let message = || ChatMessage::last(&report.text, report.ended_at, report.receipt);
         let told = |kind: FailureKind| {
             let state = || ChatState::Error {
                 error_message: run.error().unwrap_or("The run failed."),
@@ -281,7 +277,7 @@ impl Feed {
         match &report.outcome {
             RunOutcome::Completed { stop, .. } => {
                 end(false);
-                let done = || ChatState::completed(&report.text, *stop, report.usage, report.ended_at);
+                let done = || ChatState::completed(message(), *stop, report.usage);
                 self.chat(event, done, Need::Required);
             }
             RunOutcome::Aborted { reason } => {

@@ -23,9 +23,6 @@ pub struct ChatEvent<'a> {
     /// What happened.
     #[serde(flatten)]
     pub state: ChatState<'a>,
-    /// Ours, in the state that ends a run: where its session ended right after it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
 }
 
 /// What happened. `final`, `aborted` and `error` end the run; exactly one of them is sent.
@@ -107,29 +104,29 @@ pub struct ChatMessage {
     role: &'static str,
     content: [WireBlock; 1],
     timestamp: i64,
+    /// Ours. Here and not beside the message: clients check the event against a closed schema, but not its message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
 }
 
 impl ChatMessage {
     /// The answer's text.
     pub fn new(text: &str, at: UnixMillis) -> Self {
-        Self { role: "assistant", content: [WireBlock::Text { text: text.to_owned() }], timestamp: at.0 }
+        let content = [WireBlock::Text { text: text.to_owned() }];
+        Self { role: "assistant", content, timestamp: at.0, receipt: None }
     }
 
-    /// The same; none for a silent answer.
-    pub fn unless_empty(text: &str, at: UnixMillis) -> Option<Self> {
-        (!text.is_empty()).then(|| Self::new(text, at))
+    /// What a run said last, with where its session ended right after it; none for a silent answer.
+    pub fn last(text: &str, at: UnixMillis, receipt: Option<Receipt>) -> Option<Self> {
+        (!text.is_empty()).then(|| Self { receipt, ..Self::new(text, at) })
     }
 }
 
 impl ChatState<'_> {
     /// A complete answer.
-    pub fn completed(text: &str, stop: StopReason, usage: Usage, at: UnixMillis) -> Self {
+    pub fn completed(message: Option<ChatMessage>, stop: StopReason, usage: Usage) -> Self {
         let counted = usage != Usage::default();
-        Self::Final {
-            stop_reason: stop.as_str(),
-            message: ChatMessage::unless_empty(text, at),
-            usage: counted.then(|| usage.into()),
-        }
+        Self::Final { stop_reason: stop.as_str(), message, usage: counted.then(|| usage.into()) }
     }
 }
 
@@ -151,12 +148,12 @@ pub fn error_kind(kind: FailureKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use watertight_core::ids::{Seq, SessionId};
 
     const AT: UnixMillis = UnixMillis(1_800_000_000_000);
 
     fn event(seq: u64, state: ChatState<'_>) -> String {
-        let event =
-            ChatEvent { run_id: "r", session_key: "agent:main:main", agent_id: "main", seq, state, receipt: None };
+        let event = ChatEvent { run_id: "r", session_key: "agent:main:main", agent_id: "main", seq, state };
         serde_json::to_string(&event).unwrap()
     }
 
@@ -166,12 +163,13 @@ mod tests {
         let delta =
             ChatState::Delta { delta_text: " there", message: ChatMessage::new("Hi there", AT), replace: false };
         insta::assert_snapshot!(event(4, delta), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":4,"state":"delta","deltaText":" there","message":{"role":"assistant","content":[{"type":"text","text":"Hi there"}],"timestamp":1800000000000}}"#);
-        let done = ChatState::completed("Hi", StopReason::Stop, Usage::default(), AT);
+        let done = ChatState::completed(ChatMessage::last("Hi", AT, None), StopReason::Stop, Usage::default());
         insta::assert_snapshot!(event(7, done), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":7,"state":"final","stopReason":"stop","message":{"role":"assistant","content":[{"type":"text","text":"Hi"}],"timestamp":1800000000000}}"#);
-        let silent = ChatState::completed("", StopReason::Stop, Usage::default(), AT);
+        let silent = ChatState::completed(ChatMessage::last("", AT, None), StopReason::Stop, Usage::default());
         insta::assert_snapshot!(event(7, silent), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":7,"state":"final","stopReason":"stop"}"#);
-        let aborted = ChatState::Aborted { stop_reason: "rpc", message: ChatMessage::unless_empty("part", AT) };
-        insta::assert_snapshot!(event(5, aborted), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":5,"state":"aborted","stopReason":"rpc","message":{"role":"assistant","content":[{"type":"text","text":"part"}],"timestamp":1800000000000}}"#);
+        let receipt = Receipt { session: SessionId::from_bytes([1; 16]), seq: Seq(7), chain: [2; 32] };
+        let aborted = ChatState::Aborted { stop_reason: "rpc", message: ChatMessage::last("part", AT, Some(receipt)) };
+        insta::assert_snapshot!(event(5, aborted), @r#"{"runId":"r","sessionKey":"agent:main:main","agentId":"main","seq":5,"state":"aborted","stopReason":"rpc","message":{"role":"assistant","content":[{"type":"text","text":"part"}],"timestamp":1800000000000,"receipt":{"session":"01010101010101010101010101010101","seq":7,"chain":"0202020202020202020202020202020202020202020202020202020202020202"}}}"#);
         let model = ModelRef { provider: "p1".into(), model: "m1".into() };
         let failed = ChatState::Error {
             error_message: "model call failed",
