@@ -8,13 +8,12 @@ use watertight_core::ids::{EntryId, Seq};
 use watertight_core::key::CanonicalKey;
 use watertight_core::session::SessionStatus;
 use watertight_core::transcript::Entry;
-use watertight_store::model::{Archived, EntryRange, ListQuery, SessionRow};
+use watertight_store::model::{Archived, ListQuery, SessionRow};
 
 use super::{DEFAULT_LIST_LIMIT, Engine, SessionFilter, agent_of};
 use crate::actor::live::Live;
 use crate::admission::Access;
 use crate::error::EngineError;
-use crate::prompt;
 use crate::request::{Cursor, HistoryQuery, Selector, Target};
 use crate::transcript::{self, Extent};
 use crate::view::{Changes, History, SessionList, SessionView};
@@ -80,17 +79,8 @@ impl Engine {
         if cursor.seq > newest.last().map_or(Seq(0), |entry| entry.seq) {
             return Ok(Changes::Reset);
         }
-        let after = EntryRange::After { after: cursor.seq, limit: limit.clamp(1, MAX_CHANGES) };
-        let mut entries = store.entries(&scope, scope.generation_no(), after).await?;
-        let mut left = max_bytes;
-        let fitting = entries.iter().take_while(|entry| {
-            let size = prompt::size(&entry.body.message);
-            let fits = size <= left;
-            left = left.saturating_sub(size);
-            fits
-        });
-        let fitting = fitting.count().max(1);
-        entries.truncate(fitting);
+        let extent = Extent { limit: limit.clamp(1, MAX_CHANGES), skip: 0, max_bytes };
+        let entries = transcript::since(&**store, &scope, scope.generation_no(), cursor.seq, extent).await?;
         let has_more = match (entries.last(), newest.last()) {
             (Some(read), Some(newest)) => read.seq < newest.seq,
             _ => false,
