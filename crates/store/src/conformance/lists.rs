@@ -126,6 +126,86 @@ pub async fn search_and_label_look_into_sealed_fields(fixture: &impl Fixture) {
     assert_eq!(world.listed(label("The NEEDLE")).await, (Vec::new(), 0));
 }
 
+/// Bounded by the time of the last write, pinned sessions still come first, in pages too.
+pub async fn a_time_bounds_pinned_sessions_and_others_alike(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    let pinned = meta(|meta| meta.pinned_at = Some(START));
+    let sessions: Vec<(String, SessionMeta)> = (1..=9)
+        .map(|n| (format!("agent:main:{n}"), if n % 3 == 0 { pinned.clone() } else { SessionMeta::default() }))
+        .collect();
+    let sessions: Vec<(&str, SessionMeta)> = sessions.iter().map(|(key, meta)| (key.as_str(), meta.clone())).collect();
+    filled(&world, &sessions).await;
+    let since = |n: i64| ListQuery { active_since: Some(START.plus_millis(n)), ..everything() };
+    let cases: [(i64, &[i64]); 5] =
+        [(1, &[9, 6, 3, 8, 7, 5, 4, 2, 1]), (4, &[9, 6, 8, 7, 5, 4]), (7, &[9, 8, 7]), (9, &[9]), (10, &[])];
+    for (from, expected) in cases {
+        let expected: Vec<String> = expected.iter().map(|n| format!("agent:main:{n}")).collect();
+        for agent in [None, Some("main")] {
+            for limit in [1, 2, 3, 20] {
+                let mut joined = Vec::new();
+                while joined.len() < expected.len() {
+                    let query = ListQuery { limit, offset: joined.len() as u32, ..since(from) };
+                    let query = agent.map_or(query.clone(), |agent| of_agent(agent, query));
+                    let (page, total) = world.listed(query).await;
+                    assert!(!page.is_empty() && total == expected.len() as u64, "since {from}, limit {limit}");
+                    joined.extend(page);
+                }
+                assert_eq!(joined, expected, "since {from}, limit {limit}");
+            }
+        }
+        let beyond = ListQuery { offset: 9, ..since(from) };
+        assert_eq!(world.listed(beyond).await, (Vec::new(), expected.len() as u64));
+    }
+}
+
+/// The total follows sessions that come, are archived and come back.
+pub async fn a_total_follows_every_change(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    let archived = meta(|meta| meta.archived_at = Some(START));
+    let totals = async || {
+        let mut totals = Vec::new();
+        for archived in [Archived::Exclude, Archived::Only, Archived::Include] {
+            let query = ListQuery { archived, limit: 1, ..everything() };
+            totals.push(world.listed(of_agent("main", query.clone())).await.1);
+            totals.push(world.listed(ListQuery { sentinels: true, ..query }).await.1);
+        }
+        totals
+    };
+    assert_eq!(totals().await, [0, 0, 0, 0, 0, 0]);
+    filled(&world, &[("agent:main:a", SessionMeta::default()), ("agent:ops:b", archived.clone())]).await;
+    filled(&world, &[("agent:main:c", archived.clone()), ("global", SessionMeta::default())]).await;
+    assert_eq!(totals().await, [1, 2, 1, 2, 2, 4]);
+    let mut desk = world.desk("agent:main:a").await;
+    world.describe(&mut desk, archived).await;
+    assert_eq!(totals().await, [0, 1, 2, 3, 2, 4]);
+    world.say(&mut desk, "still archived").await;
+    assert_eq!(totals().await, [0, 1, 2, 3, 2, 4]);
+    world.describe(&mut desk, SessionMeta::default()).await;
+    assert_eq!(totals().await, [1, 2, 1, 2, 2, 4]);
+}
+
+/// An agent's list is the same whether it has a few sessions or many.
+pub async fn an_agent_of_many_sessions_is_listed_like_one_of_few(fixture: &impl Fixture) {
+    let world = World::new(fixture).await;
+    let mut expected = Vec::new();
+    for n in 0..520 {
+        let key = format!("agent:main:{n}");
+        let mut desk = world.desk(&key).await;
+        desk.now = START.plus_millis(n);
+        world.describe(&mut desk, SessionMeta::default()).await;
+        expected.insert(0, key);
+        if [0, 2, 511, 519].contains(&n) {
+            filled(&world, &[("agent:ops:a", SessionMeta::default()), ("agent:main-two:a", SessionMeta::default())])
+                .await;
+            let query = ListQuery { limit: 1000, ..everything() };
+            assert_eq!(world.listed(of_agent("main", query)).await, (expected.clone(), expected.len() as u64));
+        }
+    }
+    let page = ListQuery { limit: 3, offset: 517, ..everything() };
+    assert_eq!(world.listed(of_agent("main", page)).await, (expected[517..].to_vec(), 520));
+    assert_eq!(world.listed(of_agent("ops", everything())).await, (vec!["agent:ops:a".to_owned()], 1));
+}
+
 /// Pages of any size join to the whole list.
 pub async fn pages_join_without_gap_or_repeat(fixture: &impl Fixture) {
     let world = World::new(fixture).await;

@@ -1,7 +1,7 @@
 //! Lists of sessions: the caller's grants met with the query, pinned first, then the latest written first.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 use watertight_core::Caller;
 use watertight_core::grant::{Grants, Verb};
 use watertight_core::ids::{SessionId, TenantId, UnixMillis};
@@ -88,18 +88,74 @@ pub(super) fn page(
     reach: &Reach,
     query: &ListQuery,
 ) -> Result<SessionPage, StoreError> {
-    let Some(filter) = Filter::new(keys, reach, query) else {
-        return Ok(SessionPage { rows: Vec::new(), total: 0 });
-    };
+    let empty = SessionPage { rows: Vec::new(), total: 0 };
+    let counted = Counted::of(conn, keys, reach, query)?;
+    if *reach == Reach::Nothing || counted.as_ref().is_some_and(|counted| counted.matching == 0) {
+        return Ok(empty);
+    }
+    let few = counted.as_ref().is_some_and(|counted| counted.of_agent <= FEW);
+    let filter = Filter::new(keys, reach, query, few);
     match &query.search {
         Some(text) => filter.search(conn, vault, query, &text.to_lowercase()),
-        None => filter.plain(conn, vault, query),
+        None => {
+            let total = match counted {
+                Some(counted) => counted.matching,
+                None => filter.count(conn)?,
+            };
+            filter.plain(conn, vault, query, total)
+        }
     }
 }
 
 /// Whether the query opens every session it reaches: what is searched is sealed.
 pub(super) fn is_scan(query: &ListQuery) -> bool {
     query.search.is_some() && query.label.is_none()
+}
+
+/// Most rows of a brief list.
+const BRIEF: u32 = 8;
+
+/// Whether the query is for a few rows, and for a number that is kept.
+pub(super) fn is_brief(reach: &Reach, query: &ListQuery) -> bool {
+    let counted = query.search.is_none() && query.label.is_none() && query.active_since.is_none();
+    counted && query.limit <= BRIEF && query.offset == 0 && !matches!(reach, Reach::Prefixes(_))
+}
+
+/// Sessions of an agent that are found sooner by their prefix than by walking every session in the order of the list.
+const FEW: u64 = 512;
+
+/// How many sessions a query matches that nothing but kept counts decide; a search only narrows it further.
+struct Counted {
+    matching: u64,
+    /// Of the one agent that is asked for, whatever their state; of all agents, as good as infinitely many.
+    of_agent: u64,
+}
+
+impl Counted {
+    fn of(conn: &Connection, keys: &TenantKeys, reach: &Reach, query: &ListQuery) -> Result<Option<Self>, StoreError> {
+        let agent = match reach {
+            Reach::Everything => None,
+            Reach::Agent(agent) => Some(agent_tag(keys, agent)),
+            Reach::Nothing | Reach::Prefixes(_) => return Ok(None),
+        };
+        if query.label.is_some() || query.active_since.is_some() {
+            return Ok(None);
+        }
+        let archived = match query.archived {
+            Archived::Exclude => Some(false),
+            Archived::Only => Some(true),
+            Archived::Include => None,
+        };
+        let (matching, all): (i64, i64) = conn
+            .prepare_cached(
+                "SELECT coalesce(sum(iif((?3 IS NULL OR archived = ?3) AND (?4 OR sentinel = 0), sessions, 0)), 0),
+                     coalesce(sum(sessions), 0)
+                 FROM session_counts WHERE tenant = ?1 AND (?2 IS NULL OR agent_tag = ?2)",
+            )?
+            .query_row(params![keys.tenant().as_bytes(), agent, archived, query.sentinels], |row| row.try_into())?;
+        let of_agent = if agent.is_some() { all.unsigned_abs() } else { u64::MAX };
+        Ok(Some(Self { matching: matching.unsigned_abs(), of_agent }))
+    }
 }
 
 /// Which sessions to look at, by plain columns: FROM and WHERE with their parameters.
@@ -109,10 +165,13 @@ struct Filter<'a> {
     tenant: TenantId,
     sql: String,
     values: Vec<Value>,
+    /// Whether the time of the last write bounds it, and the list's index is what it is read from.
+    since: bool,
 }
 
 impl<'a> Filter<'a> {
-    fn new(keys: &TenantKeys, reach: &'a Reach, query: &ListQuery) -> Option<Self> {
+    /// `few` says that an agent's sessions are to be found by its prefix.
+    fn new(keys: &TenantKeys, reach: &'a Reach, query: &ListQuery, few: bool) -> Self {
         let tenant = || blob(keys.tenant().as_bytes());
         let mut filter = Self {
             reach,
@@ -124,28 +183,20 @@ impl<'a> Filter<'a> {
                 None => "sessions s WHERE s.tenant = ?".to_owned(),
             },
             values: Vec::new(),
+            since: query.active_since.is_some() && query.label.is_none(),
         };
         match reach {
-            Reach::Nothing => return None,
+            Reach::Nothing => filter.and(" AND false", [tenant()]),
             Reach::Everything => filter.values.push(tenant()),
+            Reach::Agent(agent) if few => filter.under(keys, [&["agent", agent.as_str()][..]]),
             Reach::Agent(agent) => {
                 filter.values.push(tenant());
                 filter.and(" AND s.agent_tag = ?", [Value::Integer(agent_tag(keys, agent))]);
             }
             Reach::Prefixes(prefixes) => {
-                let marks = vec!["?"; prefixes.len()].join(", ");
-                // A cross join keeps its order: from the few sessions under the prefixes to their rows, and not
-                // through every session of the tenant.
-                filter.sql = format!(
-                    "(SELECT DISTINCT x.session AS session FROM session_prefixes x
-                         WHERE x.tenant = ? AND x.prefix_hash IN ({marks})) own
-                     CROSS JOIN sessions s WHERE s.session = own.session AND s.tenant = ?"
-                );
-                filter.values.push(tenant());
-                filter.values.extend(
-                    prefixes.iter().map(|prefix| blob(&keys.prefix_hash(prefix.segments().iter().map(String::as_str)))),
-                );
-                filter.values.push(tenant());
+                let prefixes: Vec<Vec<&str>> =
+                    prefixes.iter().map(|prefix| prefix.segments().iter().map(String::as_str).collect()).collect();
+                filter.under(keys, prefixes.iter().map(Vec::as_slice));
             }
         }
         match query.archived {
@@ -162,7 +213,7 @@ impl<'a> Filter<'a> {
         if let Some(since) = query.active_since {
             filter.and(" AND s.updated_at >= ?", [Value::Integer(since.0)]);
         }
-        Some(filter)
+        filter
     }
 
     fn and(&mut self, sql: &str, values: impl IntoIterator<Item = Value>) {
@@ -170,12 +221,40 @@ impl<'a> Filter<'a> {
         self.values.extend(values);
     }
 
-    /// Answered from the index, except for the rows of the page itself.
-    fn plain(&self, conn: &Connection, vault: &Vault, query: &ListQuery) -> Result<SessionPage, StoreError> {
+    /// Only sessions under these prefixes. A cross join keeps its order: from the few sessions under the prefixes to their
+    /// rows, and not through every session of the tenant.
+    fn under<'p>(&mut self, keys: &TenantKeys, prefixes: impl IntoIterator<Item = &'p [&'p str]>) {
+        let hashes: Vec<Value> =
+            prefixes.into_iter().map(|prefix| blob(&keys.prefix_hash(prefix.iter().copied()))).collect();
+        let tenant = blob(keys.tenant().as_bytes());
+        self.sql = format!(
+            "(SELECT DISTINCT x.session AS session FROM session_prefixes x
+                 WHERE x.tenant = ? AND x.prefix_hash IN ({})) own
+             CROSS JOIN sessions s WHERE s.session = own.session AND s.tenant = ?",
+            vec!["?"; hashes.len()].join(", ")
+        );
+        self.values = [vec![tenant.clone()], hashes, vec![tenant]].concat();
+        self.since = false;
+    }
+
+    fn count(&self, conn: &Connection) -> Result<u64, StoreError> {
+        // With the flag named, the index leads to the sessions of the time alone.
+        let parts = if self.since { " AND s.pinned IN (0, 1)" } else { "" };
         let total: i64 = conn
-            .prepare_cached(&format!("SELECT count(*) FROM {}", self.sql))?
+            .prepare_cached(&format!("SELECT count(*) FROM {}{parts}", self.sql))?
             .query_row(params_from_iter(&self.values), |row| row.get(0))?;
-        let mut page = SessionPage { rows: Vec::new(), total: total.unsigned_abs() };
+        Ok(total.unsigned_abs())
+    }
+
+    /// Answered from the index, except for the rows of the page itself.
+    fn plain(
+        &self,
+        conn: &Connection,
+        vault: &Vault,
+        query: &ListQuery,
+        total: u64,
+    ) -> Result<SessionPage, StoreError> {
+        let mut page = SessionPage { rows: Vec::new(), total };
         self.each(conn, vault, query.offset, Some(query.limit), |session| page.rows.push(row(session)))?;
         Ok(page)
     }
@@ -208,17 +287,8 @@ impl<'a> Filter<'a> {
         limit: Option<u32>,
         mut visit: impl FnMut(Session),
     ) -> Result<(), StoreError> {
-        // The index alone gives the order; rows are read one by one, so that a damaged one hides no other.
-        let limit = limit.map_or(-1, i64::from);
-        let sql = format!(
-            "SELECT s.session FROM {}
-             ORDER BY s.pinned DESC, s.updated_at DESC, s.session LIMIT {limit} OFFSET {offset}",
-            self.sql
-        );
-        let ids: Vec<[u8; 16]> = conn
-            .prepare(&sql)?
-            .query_map(params_from_iter(&self.values), |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
+        // Rows are read one by one, so that a damaged one hides no other.
+        let ids = self.ids(conn, u64::from(offset), limit.map(u64::from))?;
         for id in ids {
             let found = SessionRaw::find(conn, self.tenant, SessionId::from_bytes(id));
             let opened = found.and_then(|raw| raw.map(|raw| raw.open(vault)).transpose());
@@ -231,6 +301,30 @@ impl<'a> Filter<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The candidates in the order of the list, from an index alone.
+    fn ids(&self, conn: &Connection, offset: u64, limit: Option<u64>) -> Result<Vec<[u8; 16]>, StoreError> {
+        let read = |part: &str, offset: u64, limit: Option<u64>| {
+            let limit = limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+            let sql = format!(
+                "SELECT s.session FROM {}{part}
+                 ORDER BY s.pinned DESC, s.updated_at DESC, s.session LIMIT {limit} OFFSET {offset}",
+                self.sql
+            );
+            let mut statement = conn.prepare(&sql)?;
+            let ids = statement.query_map(params_from_iter(&self.values), |row| row.get(0))?;
+            ids.collect::<Result<Vec<_>, rusqlite::Error>>()
+        };
+        if !self.since {
+            return Ok(read("", offset, limit)?);
+        }
+        // Each part ends where its time ends; read as one, the first would be followed to the last session there is.
+        let end = limit.map(|limit| offset.saturating_add(limit));
+        let mut ids = read(" AND s.pinned = 1", 0, end)?;
+        ids.extend(read(" AND s.pinned = 0", 0, end.map(|end| end - ids.len() as u64))?);
+        ids.drain(..ids.len().min(usize::try_from(offset).unwrap_or(usize::MAX)));
+        Ok(ids)
     }
 }
 

@@ -144,6 +144,9 @@ impl Verifier {
                 });
             }
         }
+        if !self.counts_agree(tenant)? {
+            report.push(problem(tenant, "the kept count of its sessions is wrong, so lists name a wrong total"));
+        }
         runs::settle(self, tenant, &keys, found, true, report)
     }
 
@@ -270,6 +273,21 @@ impl Verifier {
         next.map(|next| next.try_into().map(SessionId::from_bytes))
             .transpose()
             .map_err(|_| StoreError::Integrity("session id"))
+    }
+
+    /// Whether as many sessions were counted as there are; asked at one moment.
+    fn counts_agree(&self, tenant: &Tenant) -> Result<bool, StoreError> {
+        Ok(self.conn.query_row(
+            "SELECT NOT EXISTS (
+                 SELECT agent_tag, archived, sentinel, sum(sessions) FROM (
+                     SELECT agent_tag, archived, sentinel, sessions FROM session_counts WHERE tenant = ?1
+                     UNION ALL
+                     SELECT agent_tag, archived, sentinel, -count(*) FROM sessions WHERE tenant = ?1
+                         GROUP BY agent_tag, archived, sentinel)
+                 GROUP BY agent_tag, archived, sentinel HAVING sum(sessions) <> 0)",
+            [tenant.id.as_bytes()],
+            |row| row.get(0),
+        )?)
     }
 
     fn count(&self, tenant: &Tenant) -> Result<u64, StoreError> {

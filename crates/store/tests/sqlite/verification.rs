@@ -414,6 +414,15 @@ async fn a_tenant_whose_keys_are_gone_is_named_and_the_others_are_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_count_of_sessions_is_found() {
+    let fixture = Sqlite::new();
+    drop(filled(&fixture).await);
+    sql(&fixture, "store.db", "UPDATE session_counts SET sessions = sessions + 1");
+    let report = verify(fixture.path(), &Selection::default());
+    assert_eq!(said_of(&report), ["-: the kept count of its sessions is wrong, so lists name a wrong total"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn problems_beyond_the_bound_are_counted() {
     let fixture = Sqlite::new();
     let world = World::new(&fixture).await;

@@ -82,6 +82,34 @@ CREATE INDEX sessions_by_update
 
 CREATE INDEX sessions_by_label ON sessions (tenant, label_hash) WHERE label_hash IS NOT NULL;
 
+-- How many there are, so that a list knows its total without counting. Kept by the triggers alone.
+CREATE TABLE session_counts (
+    tenant    BLOB NOT NULL,
+    agent_tag INTEGER NOT NULL,
+    archived  INTEGER NOT NULL,
+    sentinel  INTEGER NOT NULL,
+    sessions  INTEGER NOT NULL,
+    PRIMARY KEY (tenant, agent_tag, archived, sentinel)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER sessions_counted AFTER INSERT ON sessions BEGIN
+    INSERT INTO session_counts VALUES (NEW.tenant, NEW.agent_tag, NEW.archived, NEW.sentinel, 1)
+        ON CONFLICT DO UPDATE SET sessions = sessions + 1;
+END;
+
+CREATE TRIGGER sessions_recounted AFTER UPDATE OF agent_tag, archived, sentinel ON sessions
+WHEN OLD.archived <> NEW.archived OR OLD.agent_tag <> NEW.agent_tag OR OLD.sentinel <> NEW.sentinel BEGIN
+    UPDATE session_counts SET sessions = sessions - 1
+        WHERE tenant = OLD.tenant AND agent_tag = OLD.agent_tag AND archived = OLD.archived AND sentinel = OLD.sentinel;
+    INSERT INTO session_counts VALUES (NEW.tenant, NEW.agent_tag, NEW.archived, NEW.sentinel, 1)
+        ON CONFLICT DO UPDATE SET sessions = sessions + 1;
+END;
+
+CREATE TRIGGER sessions_discounted AFTER DELETE ON sessions BEGIN
+    UPDATE session_counts SET sessions = sessions - 1
+        WHERE tenant = OLD.tenant AND agent_tag = OLD.agent_tag AND archived = OLD.archived AND sentinel = OLD.sentinel;
+END;
+
 CREATE TABLE session_prefixes (
     tenant      BLOB NOT NULL,
     prefix_hash BLOB NOT NULL,  -- of each run of leading segments, the whole key included
