@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -49,10 +49,16 @@ pub(crate) async fn run(plan: Plan) -> Result<String, Broken> {
         let census = census.clone();
         move |request| census.answer(request)
     });
+    // Whoever builds meanwhile must not put another program in its place.
+    let program = built_program();
+    let folder = program.parent().expect("a program lies in a folder");
+    let own = tempfile::Builder::new().prefix("crash-").tempdir_in(folder).expect("a folder beside the program");
+    let own_program = own.path().join("watertight");
+    fs::hard_link(&program, &own_program).expect("a link to the program");
     let mut figures = Figures::new(plan);
     let mut dice = Dice::new(plan.seed);
     for number in 0..plan.cycles.div_ceil(LIFE) {
-        let mut life = Life::new(number, &provider, &census, plan, &mut dice);
+        let mut life = Life::new(number, &own_program, &provider, &census, plan, &mut dice);
         let cycles = LIFE.min(plan.cycles - number * LIFE);
         // Also what panics on the way is to be looked into: a gateway that does not answer, say.
         let lived = AssertUnwindSafe(life.live(cycles, &provider, &mut figures, &mut dice)).catch_unwind().await;
@@ -84,9 +90,16 @@ struct Life {
 }
 
 impl Life {
-    fn new(number: u64, provider: &MockProvider, census: &Arc<Census>, plan: Plan, dice: &mut Dice) -> Self {
+    fn new(
+        number: u64,
+        program: &Path,
+        provider: &MockProvider,
+        census: &Arc<Census>,
+        plan: Plan,
+        dice: &mut Dice,
+    ) -> Self {
         let base_url = provider.base_url();
-        let setup = GatewaySetup::new(built_program()).config(&format!(
+        let setup = GatewaySetup::new(program).config(&format!(
             "[[agents]]\nid = \"main\"\nmodel = \"echo/echo\"\ndefault = true\n\n\
              [[agents]]\nid = \"mock\"\nmodel = \"p1/m1\"\n\n\
              [providers.p1]\nkind = \"openai\"\nbase_url = \"{base_url}\"\n"

@@ -17,7 +17,7 @@ const INTERRUPTED: &str = "The gateway stopped before the run could end.";
 const AGE: u64 = 16;
 const SHARED_AGE: u64 = 64;
 /// Sessions that writers share at any time.
-const SHARED: usize = 3;
+const SHARED: usize = 2;
 
 /// Where the program serves.
 pub(crate) struct Place {
@@ -190,7 +190,7 @@ impl Writer {
             _ => format!("agent:{agent}:w{}-{age}", self.index),
         };
         let requests = match self.habit {
-            Habit::Bursts | Habit::Crowds => 2 + self.dice.below(4),
+            Habit::Bursts | Habit::Crowds => 3 + self.dice.below(8),
             _ => 1,
         };
         let mut turns = Vec::new();

@@ -99,9 +99,9 @@ async fn acknowledgements_of_several_clients_follow_a_sync_each() {
 }
 
 /// A kill may come between the write of a commit and its sync. What the next process finds in the log is then only in the
-/// system's memory, and a repeated request must not be acknowledged from it before it is synced.
+/// system's memory, and a repeated request must not be acknowledged from it before it is durable.
 #[tokio::test]
-async fn a_repeated_request_after_a_kill_is_acknowledged_after_a_sync_of_the_log() {
+async fn a_repeated_request_after_a_kill_is_acknowledged_once_the_log_is_durable() {
     let Some(mut setup) = strace::setup(built_program()) else { return };
     let params = json!({"sessionKey": "hang", "message": "/echo hang", "idempotencyKey": run_id(0, 0)});
     let gateway = setup.start().await;
@@ -119,7 +119,7 @@ async fn a_repeated_request_after_a_kill_is_acknowledged_after_a_sync_of_the_log
     assert!(told != Told::Refused, "{told:?}");
     gateway.kill().await;
     let trace = strace::read(&setup, pid).await;
-    proof::synced_before_any_acknowledgement(&trace, &run_id(0, 0)).unwrap_or_else(|found| panic!("{found}"));
+    proof::durable_before_any_acknowledgement(&trace, &run_id(0, 0)).unwrap_or_else(|found| panic!("{found}"));
 }
 
 /// Runs the program with every sync of its writer failing from the `nth` on. Answers how it ended and what it said.

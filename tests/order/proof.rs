@@ -18,7 +18,7 @@
 
 use std::collections::HashMap;
 
-use crate::trace::{Call, Trace};
+use crate::trace::{Call, Target, Trace};
 
 /// What a frame that tells a client of success says.
 const ACCEPTING: [&str; 5] = [
@@ -135,13 +135,21 @@ impl Proof {
     }
 }
 
-/// A run that a former process accepted: something is told of it only after this process has synced the log once, which
-/// makes durable whatever the former one left unsynced in it.
-pub(crate) fn synced_before_any_acknowledgement(trace: &Trace, run: &str) -> Result<(), String> {
+/// A run that a former process accepted: it is told of only after this process has written the log's content into the
+/// database and synced that. Syncing the log again would not do: if a sync of it had failed, the system takes its pages
+/// for written.
+pub(crate) fn durable_before_any_acknowledgement(trace: &Trace, run: &str) -> Result<(), String> {
     let told = courses(trace).get(run).and_then(|course| course.acknowledged);
     let told = told.ok_or_else(|| format!("the trace shows nothing told of {run}"))?;
-    let synced = trace.calls.iter().any(|call| call.is_sync() && call.succeeded() && call.ended < told);
-    if synced { Ok(()) } else { Err(format!("{run} was told of at {told}, before any sync of the log")) }
+    let of_database = |call: &&Call| call.target == Target::Database && call.succeeded();
+    let written = trace.calls.iter().filter(of_database).find(|call| call.is_file_write());
+    let synced = trace.calls.iter().filter(of_database).find(|call| {
+        call.is_file_sync() && call.ended < told && written.is_some_and(|written| written.ended < call.begun)
+    });
+    match synced {
+        Some(_) => Ok(()),
+        None => Err(format!("{run} was told of at {told}, before what the log held was durable in the database")),
+    }
 }
 
 /// After the log failed to sync, nobody who asked later is acknowledged, and no end is told that was not durable before.
@@ -290,12 +298,19 @@ mod tests {
     }
 
     #[test]
-    fn something_told_of_a_former_run_before_a_sync_is_found() {
+    fn something_told_of_a_former_run_before_it_is_durable_is_found() {
+        let (open, write, sync) = (
+            "1 openat(AT_FDCWD, \"/s/store.db\", O_RDWR) = 6\n",
+            "1 pwrite64(6, \"\\1\", 4096, 0) = 4096\n",
+            "1 fsync(6) = 0\n",
+        );
         let check = |lines: &[&str]| {
-            synced_before_any_acknowledgement(&Trace::read(&[&[START], lines].concat().concat()), "order-0-0000")
+            durable_before_any_acknowledgement(&Trace::read(&[&[START, open], lines].concat().concat()), "order-0-0000")
         };
-        assert_eq!(check(&[WRITE, SYNC, REQUEST, ACK]), Ok(()));
-        assert!(check(&[WRITE, REQUEST, ACK, SYNC]).is_err());
-        assert!(check(&[WRITE, SYNC, REQUEST]).is_err());
+        assert_eq!(check(&[write, sync, REQUEST, ACK]), Ok(()));
+        assert!(check(&[write, REQUEST, ACK, sync]).is_err());
+        assert!(check(&[sync, REQUEST, ACK]).is_err());
+        assert!(check(&[WRITE, SYNC, REQUEST, ACK]).is_err());
+        assert!(check(&[write, sync, REQUEST]).is_err());
     }
 }

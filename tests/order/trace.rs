@@ -25,6 +25,8 @@ pub(crate) struct Call {
 pub(crate) enum Target {
     /// The store's write-ahead log.
     Log,
+    /// The store itself.
+    Database,
     /// A client's connection.
     Client,
     /// Anything else.
@@ -38,13 +40,21 @@ pub(crate) struct Trace {
 }
 
 impl Call {
+    /// Of the log.
     pub(crate) fn is_sync(&self) -> bool {
-        self.target == Target::Log && matches!(self.name.as_str(), "fsync" | "fdatasync")
+        self.target == Target::Log && self.is_file_sync()
+    }
+
+    pub(crate) fn is_file_sync(&self) -> bool {
+        matches!(self.name.as_str(), "fsync" | "fdatasync")
     }
 
     pub(crate) fn is_log_write(&self) -> bool {
-        self.target == Target::Log
-            && matches!(self.name.as_str(), "pwrite64" | "pwritev" | "pwritev2" | "write" | "writev")
+        self.target == Target::Log && self.is_file_write()
+    }
+
+    pub(crate) fn is_file_write(&self) -> bool {
+        matches!(self.name.as_str(), "pwrite64" | "pwritev" | "pwritev2" | "write" | "writev")
     }
 
     /// The log's own header, which holds no commit.
@@ -133,6 +143,9 @@ impl Trace {
             match (begins, call.name.as_str()) {
                 (false, "openat") if call.text.contains("/store.db-wal\"") => {
                     descriptors.insert(call.result, Target::Log);
+                }
+                (false, "openat") if call.text.contains("/store.db\"") => {
+                    descriptors.insert(call.result, Target::Database);
                 }
                 (false, "openat") => {
                     descriptors.insert(call.result, Target::Other);

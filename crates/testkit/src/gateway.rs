@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufRead
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use crate::PATIENCE;
@@ -163,7 +164,7 @@ impl GatewaySetup {
             .spawn()
             .unwrap_or_else(|error| panic!("{} is started: {error}", self.binary.display()));
         let output = Output::default();
-        let readers = [
+        let mut readers = vec![
             output.collect(child.stdout.take().expect("stdout is piped")),
             output.collect(child.stderr.take().expect("stderr is piped")),
         ];
@@ -175,7 +176,7 @@ impl GatewaySetup {
                 tokio::select! {
                     status = child.wait() => {
                         let status = status.expect("the child is waited for");
-                        for reader in readers {
+                        for reader in readers.drain(..) {
                             let _ = reader.await;
                         }
                         return Err(FailedStart { status, output: output.text() });
@@ -194,7 +195,7 @@ impl GatewaySetup {
         match ready {
             Ok(Ok(address)) => {
                 let ready_after = begun.elapsed();
-                Ok(Gateway { child, pid, address, state_dir: self.state_dir(), output, ready_after })
+                Ok(Gateway { child, pid, address, state_dir: self.state_dir(), output, readers, ready_after })
             }
             Ok(Err(failed)) => Err(failed),
             Err(elapsed) => panic!("the gateway is not ready: {elapsed}; it said:\n{}", output.text()),
@@ -218,6 +219,8 @@ pub struct Gateway {
     address: SocketAddr,
     state_dir: PathBuf,
     output: Output,
+    /// Collect what it says until nobody holds the other end.
+    readers: Vec<JoinHandle<()>>,
     ready_after: Duration,
 }
 
@@ -294,9 +297,16 @@ impl Gateway {
         kill_process(pid, signal).expect("the child is ours to signal");
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, and everything it said is in [`Self::output`].
     pub async fn wait(&mut self) -> ExitStatus {
-        match timeout(PATIENCE, self.child.wait()).await {
+        let ended = async {
+            let status = self.child.wait().await;
+            for reader in self.readers.drain(..) {
+                let _ = reader.await;
+            }
+            status
+        };
+        match timeout(PATIENCE, ended).await {
             Ok(status) => status.expect("the child is waited for"),
             Err(elapsed) => panic!("the gateway did not end: {elapsed}; it said:\n{}", self.output()),
         }
@@ -336,7 +346,7 @@ impl Output {
         self.0.borrow().clone()
     }
 
-    fn collect(&self, stream: impl AsyncRead + Unpin + Send + 'static) -> tokio::task::JoinHandle<()> {
+    fn collect(&self, stream: impl AsyncRead + Unpin + Send + 'static) -> JoinHandle<()> {
         let output = self.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(stream).lines();

@@ -205,7 +205,10 @@ pub(super) fn open_database(path: &Path, keystore: &keystore::Opened, expected: 
 /// again. A repeated request is acknowledged from it, so it must be durable before (isolation.md C9).
 fn make_durable(conn: &Connection) -> Result<(), OpenError> {
     // Waits for nobody: a verification may be reading.
-    let folded = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok(row.get::<_, i64>(1)? == row.get(2)?));
+    let folded = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let (pages, folded): (i64, i64) = (row.get(1)?, row.get(2)?);
+        Ok(folded == pages)
+    });
     match folded {
         Ok(true) => {}
         Ok(false) => {
