@@ -221,3 +221,21 @@ fn make_durable(conn: &Connection) -> Result<(), OpenError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_only_in_the_log_is_written_into_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let writer = Connection::open(&path).unwrap();
+        writer.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (x)").unwrap();
+        writer.execute("INSERT INTO t VALUES (randomblob(100000))", []).unwrap();
+        let bytes = || fs::metadata(&path).unwrap().len();
+        assert!(bytes() < 100_000);
+        make_durable(&Connection::open(&path).unwrap()).unwrap();
+        assert!(bytes() > 100_000);
+    }
+}
