@@ -110,6 +110,10 @@ async fn play(oracle: &Arc<Oracle>, seed: u64, turns: u64) {
         left -= now;
         play_round(oracle, &provider, seed, round, now).await;
         round += 1;
+        if left > 0 {
+            let figures = &oracle.figures;
+            say(&format!("{} turns, {} leaks", figures.turns.get(), figures.leaks.get()));
+        }
     }
 }
 
