@@ -1,6 +1,5 @@
 //! Connections in, bounded before anybody is believed (isolation.md §2.10).
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,8 +48,8 @@ impl Peer {
     }
 }
 
-/// Accepts for as long as it is polled.
-pub(crate) async fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) -> Infallible {
+/// Accepts until it is stopped.
+pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     let router = routes::router(gateway.clone());
     loop {
         match listener.accept().await {
@@ -90,7 +89,7 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gatew
     // On the heap and over soon: what a connection's task takes, it takes to its end.
     let upgraded = Box::pin(serve_http(stream, peer.clone(), router, gateway.clone())).await;
     if let Some(Upgraded { stream, early, page }) = upgraded {
-        connection::serve(gateway, peer, page, stream, &early).await;
+        connection::serve(gateway, peer, page, stream, early).await;
     }
 }
 

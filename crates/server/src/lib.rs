@@ -24,9 +24,9 @@ mod ws;
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
 
 use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 use watertight_engine::Engine;
 
 pub use options::ServerOptions;
@@ -45,20 +45,15 @@ pub async fn run(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     let gateway = Gateway::new(engine, options, address);
-    {
-        let mut accepting = pin!(accept::accept(&listener, &gateway));
-        tokio::select! {
-            never = &mut accepting => match never {},
-            () = shutdown => {}
-        }
-        gateway.enter(Phase::Draining);
-        tokio::select! {
-            // Still accepting, so that probes and clients learn why.
-            never = &mut accepting => match never {},
-            () = gateway.engine.drain(gateway.options.drain_grace) => {}
-        }
-    }
-    drop(listener);
+    // A task of its own: whoever polls this future may be a thread that has to be woken for every connection.
+    let accepting = AbortOnDropHandle::new(tokio::spawn(accept::accept(listener, gateway.clone())));
+    shutdown.await;
+    gateway.enter(Phase::Draining);
+    // Still accepting, so that probes and clients learn why.
+    gateway.engine.drain(gateway.options.drain_grace).await;
+    // Gone, and the listener with it, once it is joined.
+    accepting.abort();
+    let _ = accepting.await;
     gateway.enter(Phase::Closing);
     gateway.connections_closed().await;
     Ok(())

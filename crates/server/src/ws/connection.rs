@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::poll_fn;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,8 +42,10 @@ use crate::gateway::{Gateway, Phase, now};
 const SCOPED_EVENTS: &str = "session-scoped-events";
 
 /// Serves a socket to its end; of what the client sends, `early` is here already.
-pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, stream: TcpStream, early: &[u8]) {
-    let mut socket = Socket { stream, incoming: Incoming::new(early) };
+pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, stream: TcpStream, early: Bytes) {
+    let mut socket = Socket { stream, incoming: Incoming::new(&early) };
+    // It holds the whole buffer the request was read into.
+    drop(early);
     let grace = gateway.options.timing.close_grace;
     let deadline = Instant::from_std(peer.accepted_at) + gateway.options.timing.handshake;
 
