@@ -212,7 +212,7 @@ fn make_durable(conn: &Connection) -> Result<(), OpenError> {
     match folded {
         Ok(true) => {}
         Ok(false) => {
-            tracing::warn!("the write-ahead log is being read, so only a part of it was folded into the database")
+            tracing::warn!("the write-ahead log is being read, so only a part of it was folded into the database");
         }
         Err(error) if fault::is_survivable(&error) => {
             tracing::warn!(%error, "the write-ahead log could not be folded into the database yet");
