@@ -1,6 +1,7 @@
 //! A damaged, moved or rolled-back row answers for its own session only (isolation.md §2.8).
 
 use rusqlite::Connection;
+use watertight_core::Steward;
 use watertight_core::grant::Verb;
 use watertight_core::ids::GenerationNo;
 use watertight_core::key::AgentId;
@@ -365,6 +366,70 @@ async fn a_changed_run_is_found() {
         let damaged = found.iter().filter(|run| matches!(run, Err(StoreError::Integrity(_)))).count();
         let sound = found.iter().filter(|run| matches!(run, Ok(Some(_)))).count();
         assert_eq!((damaged, sound), (1, 1), "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_open_run_hides_no_other_and_can_be_ended() {
+    // What is damaged, and whose runs can be taken up all the same: those of the victim, those of the other session.
+    let cases: [(&str, &str, usize, usize); 7] = [
+        (
+            "store.db",
+            "UPDATE runs SET request = zeroblob(60) WHERE input IN (SELECT entry FROM entries WHERE session = $V AND seq = 1)",
+            1,
+            2,
+        ),
+        (
+            "store.db",
+            "UPDATE runs SET input = zeroblob(16) WHERE input IN (SELECT entry FROM entries WHERE session = $V AND seq = 1)",
+            1,
+            2,
+        ),
+        (
+            "store.db",
+            "UPDATE runs SET run_hash = x'00' WHERE input IN (SELECT entry FROM entries WHERE session = $V AND seq = 1)",
+            1,
+            2,
+        ),
+        ("store.db", "UPDATE runs SET principal = zeroblob(16) WHERE session = $V", 0, 2),
+        ("store.db", "UPDATE sessions SET head_mac = zeroblob(32) WHERE session = $V", 0, 2),
+        ("store.db", "UPDATE principals SET auth_epoch = 7", 0, 0),
+        ("keys.db", "DELETE FROM epoch_keys", 0, 0),
+    ];
+    for (file, damage, taken_up, elsewhere) in cases {
+        let fixture = Sqlite::new();
+        let world = World::new(&fixture).await;
+        let mut sessions = Vec::new();
+        for key in [VICTIM, OTHER] {
+            let mut desk = world.desk(key).await;
+            for n in 1..=2 {
+                let (id, input) = (format!("{key}-{n}"), said("one"));
+                let runs = vec![accepted(&id, &input)];
+                world.commit(&mut desk, Batch { entries: vec![input], runs, ..Batch::default() }).await.unwrap();
+            }
+            sessions.push((desk.scope.tenant(), desk.scope.session()));
+        }
+        drop(world);
+        let conn = fixture.database(file);
+        conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        assert!(conn.execute(&damage.replace("$V", &blob(sessions[0].1)), []).unwrap() > 0, "{damage}");
+        drop(conn);
+
+        let store = fixture.store();
+        let steward = Steward::from_opened_keystore();
+        assert_eq!(store.unfinished(&steward).await.unwrap().len(), 2, "{damage}");
+        for ((tenant, session), expected) in sessions.into_iter().zip([taken_up, elsewhere]) {
+            let open = store.open_runs(&steward, tenant, session).await.unwrap();
+            assert_eq!((open.runs.len(), open.damaged.len()), (expected, 2 - expected), "{damage}");
+            for run in &open.damaged {
+                assert!(run.session == session && matches!(run.fault, StoreError::Integrity(_)), "{damage}: {run:?}");
+                store.interrupt_damaged_run(&steward, tenant, run, START).await.unwrap();
+            }
+            for open in &open.runs {
+                store.interrupt_run(&steward, tenant, &open.run, START).await.unwrap();
+            }
+        }
+        assert_eq!(store.unfinished(&steward).await, Ok(Vec::new()), "{damage}");
     }
 }
 
