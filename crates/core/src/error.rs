@@ -67,7 +67,10 @@ impl ErrorCode {
 
     /// Whether the same request may succeed later without a change.
     pub fn retryable(self) -> bool {
-        matches!(self, Self::TooBusy | Self::SessionBusy | Self::StorageFull | Self::StorageUnavailable | Self::Unavailable)
+        matches!(
+            self,
+            Self::TooBusy | Self::SessionBusy | Self::StorageFull | Self::StorageUnavailable | Self::Unavailable
+        )
     }
 }
 

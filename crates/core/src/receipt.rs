@@ -111,7 +111,16 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         let good = receipt().to_string();
-        for bad in ["", ":", "::", "a:1:b", &good[1..], &format!("{good}0"), &good.replace(":7:", ":+7:"), &good.replace(':', "-")] {
+        for bad in [
+            "",
+            ":",
+            "::",
+            "a:1:b",
+            &good[1..],
+            &format!("{good}0"),
+            &good.replace(":7:", ":+7:"),
+            &good.replace(':', "-"),
+        ] {
             assert_eq!(bad.parse::<Receipt>(), Err(ReceiptError), "{bad}");
         }
         assert_eq!(format!("{}:7:{}", "ä".repeat(16), "01".repeat(32)).parse::<Receipt>(), Err(ReceiptError));

@@ -257,10 +257,8 @@ mod tests {
     fn commands() -> impl Strategy<Value = Command> {
         prop_oneof![
             Just(Command::Claim),
-            (0..20_u32, prop::collection::vec("[a-c]", 0..3)).prop_map(|(round, ids)| Command::Resume {
-                round,
-                waiting: ids.iter().map(|id| call(id)).collect(),
-            }),
+            (0..20_u32, prop::collection::vec("[a-c]", 0..3))
+                .prop_map(|(round, ids)| Command::Resume { round, waiting: ids.iter().map(|id| call(id)).collect() }),
             Just(Command::Answered { stop: StopReason::Stop, calls: vec![] }),
             prop::collection::vec("[a-c]", 1..4).prop_map(|ids| Command::Answered {
                 stop: StopReason::ToolUse,
