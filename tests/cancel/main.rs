@@ -7,6 +7,7 @@
 //! * [`provider`]: calls to a model provider, over one pool of connections.
 //! * [`hostile`]: a provider that says more than it was asked, and one that would answer the wrong call.
 //! * [`engine`]: turns, and looking at them.
+//! * [`sockets`]: clients that vanish.
 //!
 //! What is dropped in the store has its own tests there: `crates/store/tests/sqlite/cancellation.rs`.
 
@@ -15,3 +16,4 @@
 mod engine;
 mod hostile;
 mod provider;
+mod sockets;

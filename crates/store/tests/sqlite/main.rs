@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect; the lint sees test functions only")]
 
 mod authority;
+mod cancellation;
 mod damage;
 mod durability;
 mod keys;
