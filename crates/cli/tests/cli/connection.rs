@@ -159,8 +159,13 @@ async fn a_real_gateway_that_is_killed_in_the_middle_never_runs_the_turn_twice()
     let gateway = setup.start_at(address).await;
     let ran = ran(child.wait_with_output().await.unwrap());
     assert!(ran.stderr.contains("re-attaching to run"), "{ran:?}");
-    // The run ended with its gateway; the restarted one says so and does not start it again.
-    assert_eq!(ran.exit, Some(1), "{ran:?}");
-    assert_eq!(model.requests().len(), 1, "the model was asked once");
+    // The restarted gateway takes the run up: it had done nothing lasting, so the model is asked anew, and it is the
+    // same run that the client hears of.
+    assert_eq!(ran.exit, Some(0), "{ran:?}");
+    assert_eq!(ran.json()["status"], "ok");
+    let asked = model.requests();
+    assert_eq!(asked.len(), 2, "once by each process");
+    let inputs = asked[1].body["messages"].as_array().unwrap().iter().filter(|message| message["role"] == "user");
+    assert_eq!(inputs.count(), 1, "the input is there once");
     drop(gateway);
 }

@@ -87,9 +87,10 @@ impl Birth {
         };
         actor.take_up(left).await;
         if let Some(first) = first {
-            match actor.dying {
-                true => first.hand_back(Why::Moved),
-                false => actor.on_submit(first).await,
+            if actor.dying {
+                first.hand_back(Why::Moved);
+            } else {
+                actor.on_submit(first).await;
             }
         }
         // A draft whose first turn was refused has no row: there is nothing to stay for.
