@@ -186,7 +186,9 @@ impl Writer {
         let (age, shared_age) = (place.cycle / AGE, place.cycle / SHARED_AGE);
         let agent = if matches!(self.habit, Habit::Waits | Habit::Agent | Habit::Bursts) { "main" } else { "mock" };
         let key = match self.habit {
-            Habit::Shares | Habit::Crowds => format!("agent:{agent}:s{}-{shared_age}", self.index / 8 % SHARED),
+            Habit::Shares => format!("agent:{agent}:s{}-{shared_age}", self.index / 8 % SHARED),
+            // All in one, so that its queue fills.
+            Habit::Crowds => format!("agent:{agent}:s0-{shared_age}"),
             _ => format!("agent:{agent}:w{}-{age}", self.index),
         };
         let requests = match self.habit {
