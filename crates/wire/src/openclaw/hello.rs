@@ -346,14 +346,7 @@ mod tests {
             ]
           },
           "snapshot": {
-            "presence": [
-              {
-                "host": "h",
-                "mode": "gateway",
-                "reason": "self",
-                "ts": 1800000000000
-              }
-            ],
+            "presence": [{"host":"h","mode":"gateway","reason":"self","ts":1800000000000}],
             "health": {
               "ok": true,
               "ts": 1800000000000,
