@@ -66,6 +66,8 @@ impl Verifier {
         )?;
         checks::common_settings(&conn)?;
         checks::pragma(&conn, "query_only", "ON", "1")?;
+        // 64 MiB: sessions are read in the order of their ids, which is none at all on the disk.
+        checks::pragma(&conn, "cache_size", "-65536", "-65536")?;
         conn.set_prepared_statement_cache_capacity(64);
         migration::demand_latest(&conn, migration::STORE, &store_path)?;
         let store_id: [u8; 16] = conn.query_row("SELECT store_id FROM store WHERE id = 1", [], |row| row.get(0))?;
