@@ -184,6 +184,15 @@ impl SqliteStore {
         self.readers.run(move |conn| read(conn, &vault)).await
     }
 
+    /// [`Self::read`] of a few rows found through an index.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection, &Vault) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let vault = self.vault.clone();
+        self.readers.look_up(move |conn| read(conn, &vault)).await
+    }
+
     fn drafted_at(&self, site: &Site) -> UnixMillis {
         self.vault.with_pool(site.tenant, |pool| pool.drafted_at(site.session)).unwrap_or_default()
     }
@@ -259,7 +268,7 @@ fn demand(scope: &SessionScope, verb: Verb) -> Result<(), StoreError> {
 impl Store for SqliteStore {
     fn credential<'a>(&'a self, id: &'a CredentialId) -> StoreFuture<'a, Option<CredentialRecord>> {
         let id = id.as_str().to_owned();
-        Box::pin(self.read(move |conn, vault| rows::credential(conn, vault, &id)))
+        Box::pin(self.look_up(move |conn, vault| rows::credential(conn, vault, &id)))
     }
 
     fn schema_version(&self) -> StoreFuture<'_, u32> {
@@ -268,16 +277,22 @@ impl Store for SqliteStore {
 
     fn grants<'a>(&'a self, caller: &'a Caller) -> StoreFuture<'a, Grants> {
         let (tenant, principal) = (caller.tenant(), caller.principal());
-        Box::pin(self.read(move |conn, vault| rows::grants(conn, &*vault.tenant(tenant)?, principal)))
+        Box::pin(self.look_up(move |conn, vault| rows::grants(conn, &*vault.tenant(tenant)?, principal)))
     }
 
     fn list<'a>(&'a self, caller: &'a Caller, grants: &'a Grants, query: ListQuery) -> StoreFuture<'a, SessionPage> {
         let tenant = caller.tenant();
         let reach = Reach::of(caller, grants, query.agent.as_ref(), query.now);
         let (readers, vault) = (self.readers.clone(), self.vault.clone());
-        let scan = list::is_scan(&query);
+        let (scan, brief) = (list::is_scan(&query), list::is_brief(&reach, &query));
         let read = move |conn: &Connection| list::page(conn, &vault, &*vault.tenant(tenant)?, &reach, &query);
-        Box::pin(async move { if scan { readers.run_scan(read).await } else { readers.run(read).await } })
+        Box::pin(async move {
+            match (scan, brief) {
+                (true, _) => readers.run_scan(read).await,
+                (false, true) => readers.look_up(read).await,
+                (false, false) => readers.run(read).await,
+            }
+        })
     }
 
     fn find_generation<'a>(
@@ -296,7 +311,7 @@ impl Store for SqliteStore {
 
     fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>> {
         let (tenant, principal, id) = (caller.tenant(), caller.principal(), id.clone());
-        Box::pin(self.read(move |conn, vault| {
+        Box::pin(self.look_up(move |conn, vault| {
             let hash = vault.tenant(tenant)?.run_hash(principal, &id);
             let Some(raw) = rows::RunRaw::find(conn, tenant, principal, &hash)? else { return Ok(None) };
             let session = rows::SessionRaw::find(conn, tenant, raw.session)?;
@@ -311,7 +326,7 @@ impl Store for SqliteStore {
             if let Some(record) = self.known.get(tenant, &key) {
                 return Ok(Some(record));
             }
-            let found = self.read(move |conn, vault| session::find(conn, vault, tenant, &key)).await?;
+            let found = self.look_up(move |conn, vault| session::find(conn, vault, tenant, &key)).await?;
             if let Some(record) = &found {
                 self.known.put(record);
             }

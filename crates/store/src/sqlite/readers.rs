@@ -1,4 +1,5 @@
-//! A few read-only connections. Each read runs on a blocking thread, in one read transaction: it sees one moment.
+//! A few read-only connections. Each read runs in one read transaction, so that it sees one moment; look-ups of a few
+//! rows on the thread that asks, everything longer on a blocking thread.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,16 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.run_in(&self.places, read).await
+    }
+
+    /// Runs a `read` of a few rows found through an index, here if a connection is free: to hand it to another thread and
+    /// back takes several times as long as the read itself.
+    pub(super) async fn look_up<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let Ok(_place) = self.places.try_acquire() else { return self.run(read).await };
+        self.run_blocking(read)
     }
 
     /// Runs a `read` whose length grows with the number of sessions.
@@ -111,12 +122,31 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    fn readers(dir: &Path) -> Arc<Readers> {
+        let path = dir.join("t.db");
+        Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").unwrap();
+        Arc::new(Readers::open(&path).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_look_up_runs_here_while_a_connection_is_free_and_waits_elsewhere_when_none_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let readers = readers(dir.path());
+        let here = std::thread::current().id();
+        let place = |readers: Arc<Readers>| async move { readers.look_up(|_| Ok(std::thread::current().id())).await };
+        assert_eq!(place(readers.clone()).await.unwrap(), here);
+        let all = readers.places.clone().acquire_many_owned(CONNECTIONS as u32).await.unwrap();
+        let waiting = tokio::spawn(place(readers));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(all);
+        assert_ne!(waiting.await.unwrap().unwrap(), here);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_short_read_does_not_wait_for_scans() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.db");
-        Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").unwrap();
-        let readers = Arc::new(Readers::open(&path).unwrap());
+        let readers = readers(dir.path());
         let (go, wait) = mpsc::channel::<()>();
         let (started, running) = tokio::sync::oneshot::channel::<()>();
         let first = tokio::spawn({
