@@ -199,10 +199,19 @@ impl Life {
 
     /// Takes from the dead program's log what it wrote last, as a program would that acknowledges before it writes.
     fn forget(&self) {
-        let log = OpenOptions::new().write(true).open(self.setup.state_dir().join("store.db-wal"));
-        let log = log.expect("a log is left behind");
-        let bytes = log.metadata().expect("the log has a size").len();
-        log.set_len(bytes / 10 * 9).expect("the log can be cut");
+        // Bytes before the first frame of a log, and before the page of each frame.
+        const HEADER: usize = 32;
+        const FRAME: usize = 24;
+        let path = self.setup.state_dir().join("store.db-wal");
+        let log = std::fs::read(&path).expect("a log is left behind");
+        let Some(head) = log.get(..HEADER) else { return };
+        let page = u32::from_be_bytes([head[8], head[9], head[10], head[11]]) as usize;
+        // A log is begun anew at its start: what an earlier one left behind bears another salt.
+        let frames = log[HEADER..].chunks_exact(FRAME + page);
+        let written = frames.take_while(|frame| frame[8..16] == head[16..24]).count();
+        let kept = HEADER + written / 2 * (FRAME + page);
+        let file = OpenOptions::new().write(true).open(path).expect("the log can be opened");
+        file.set_len(kept as u64).expect("the log can be cut");
     }
 
     /// What anybody noticed on the way.

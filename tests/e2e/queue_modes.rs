@@ -33,7 +33,8 @@ fn send(message: &str, mode: Option<&str>) -> Value {
 /// Run and text of every answer so far, in the order they came.
 fn answers(client: &Socket) -> Vec<(String, String)> {
     let finals = client.log.iter().filter(|frame| frame["event"] == "chat" && frame["payload"]["state"] == "final");
-    let answer = |payload: &Value| (payload["runId"].as_str().unwrap().to_owned(), message_text(&payload["message"]));
+    let answer =
+        |payload: &Value| (payload["runId"].as_str().expect("a run").to_owned(), message_text(&payload["message"]));
     finals.map(|frame| answer(&frame["payload"])).collect()
 }
 

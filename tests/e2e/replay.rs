@@ -51,18 +51,26 @@ impl Follower {
         let page = socket.call("chat.history", params).await;
         let messages = page["messages"].as_array().unwrap_or_else(|| panic!("no messages in {page:#}"));
         match self.cursor {
-            None => messages.iter().for_each(|message| self.learn(message)),
+            None => {
+                for message in messages {
+                    self.learn(message);
+                }
+            }
             Some(_) => {
                 assert_eq!(page["kind"], "delta", "{page:#}");
                 self.caught_up += usize::from(!messages.is_empty());
                 let places: Vec<_> = messages.iter().map(|m| m["sessionSeq"].as_u64().expect("a place")).collect();
                 assert!(places.is_sorted(), "{places:?}");
-                messages.iter().for_each(|message| self.learn(&message["message"]));
+                for message in messages {
+                    self.learn(&message["message"]);
+                }
             }
         }
         self.cursor = page["deltaCursor"].as_str().map(str::to_owned).or(self.cursor.take());
         let heard: Vec<Value> = socket.log.iter().filter(|f| is_message(f)).cloned().collect();
-        heard.iter().for_each(|frame| self.learn(&frame["payload"]["message"]));
+        for frame in &heard {
+            self.learn(&frame["payload"]["message"]);
+        }
         self.assert_whole();
         socket
     }

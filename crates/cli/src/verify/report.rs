@@ -6,9 +6,9 @@ use watertight_engine::verification::{Problem, Report};
 use super::shown;
 
 pub(super) fn as_lines(report: &Report) -> String {
-    let mut text: String = report.problems.iter().map(|problem| format!("{}\n", line(problem))).collect();
+    let mut lines: Vec<String> = report.problems.iter().map(line).collect();
     if report.further > 0 {
-        text.push_str(&format!("… and {} more\n", report.further));
+        lines.push(format!("… and {} more", report.further));
     }
     let counted = [
         count(report.sessions, "session"),
@@ -18,10 +18,11 @@ pub(super) fn as_lines(report: &Report) -> String {
     ]
     .join(", ");
     let problems = report.problems.len() as u64 + report.further;
-    text + &match problems {
-        0 => format!("Verified {counted}: all of it holds.\n"),
-        problems => format!("Verified {counted}: {} found.\n", count(problems, "problem")),
-    }
+    lines.push(match problems {
+        0 => format!("Verified {counted}: all of it holds."),
+        problems => format!("Verified {counted}: {} found.", count(problems, "problem")),
+    });
+    lines.join("\n") + "\n"
 }
 
 fn count(number: u64, what: &str) -> String {
