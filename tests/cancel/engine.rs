@@ -344,9 +344,10 @@ async fn give_up(world: &Arc<World>, recorded: &Recorded, polls: usize, dropped:
         None => (recorded.make)(world.clone(), &names),
     };
     let polled = poll_at_most(request, polls, dropped);
-    let complete = match recorded.stuck {
-        true => timeout(STUCK, polled).await.map_or(true, |done| done.is_some()),
-        false => polled.await.is_some(),
+    let complete = if recorded.stuck {
+        timeout(STUCK, polled).await.map_or(true, |done| done.is_some())
+    } else {
+        polled.await.is_some()
     };
 
     // The same key in another tenant, and another key in this one.

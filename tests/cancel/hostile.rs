@@ -153,11 +153,9 @@ fn done() -> String {
 }
 
 fn chunked(pieces: &[String], ends: bool) -> String {
-    let mut text: String = pieces.iter().map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len())).collect();
-    if ends {
-        text.push_str("0\r\n\r\n");
-    }
-    text
+    let end = if ends { "0\r\n\r\n" } else { "" };
+    let chunks: Vec<String> = pieces.iter().map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len())).collect();
+    format!("{}{end}", chunks.concat())
 }
 
 async fn play(mischief: Mischief, rounds: usize) -> (Hostile, Model) {

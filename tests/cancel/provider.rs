@@ -31,13 +31,16 @@ impl SessionNames for NoNames {
     }
 }
 
+/// What the requests of a call get, by its marker.
+type Replies = dyn Fn(&str) -> Vec<Reply> + Send + Sync;
+
 /// A call and what the provider does about it.
 struct Recorded {
     name: &'static str,
     /// The text of its prompt after the marker.
     prompt: String,
     /// What its first request gets, its second, and so on; the last for all that follow.
-    replies: Box<dyn Fn(&str) -> Vec<Reply> + Send + Sync>,
+    replies: Box<Replies>,
     /// How it ends, where it is let.
     end: End,
 }
