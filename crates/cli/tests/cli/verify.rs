@@ -134,7 +134,8 @@ async fn receipts_are_read_in_every_form_and_place() {
     let json = |receipt: &Receipt| serde_json::to_string(receipt).unwrap();
     let one = run(&setup, &["verify", "--receipt", &all[0].to_string(), "--receipt", &json(&all[3])]).await;
     held(&one, "1 session, 4 entries, 2 runs, 2 receipts");
-    let lines: String = all.iter().map(|receipt| format!("{receipt}\n{}\n\n", json(receipt))).collect();
+    let lines: Vec<String> = all.iter().map(|receipt| format!("{receipt}\n{}\n\n", json(receipt))).collect();
+    let lines = lines.concat();
     let counted = "2 sessions, 6 entries, 3 runs, 12 receipts";
     held(&run_with_input(&setup, &["verify", "--receipt", "-"], lines.as_bytes()).await, counted);
     held(&run_with_input(&setup, &["verify", "--receipts", "-"], lines.as_bytes()).await, counted);
@@ -186,9 +187,9 @@ async fn what_cannot_be_verified_says_why() {
     std::fs::remove_file(&key).unwrap();
     not_verified(&run(&setup, &["verify"]).await, "does not exist: restore it");
     assert!(!key.exists(), "a missing key is never made up");
-    for other in [filled().await] {
-        std::fs::copy(other.state_dir().join("master.key"), &key).unwrap();
-    }
+    let other = filled().await;
+    std::fs::copy(other.state_dir().join("master.key"), &key).unwrap();
+    drop(other);
     not_verified(&run(&setup, &["verify"]).await, "the master key does not open this store");
     let ran = run(&setup, &["verify", "--json"]).await;
     assert_eq!((ran.exit, &ran.json()["ok"]), (Some(2), &Value::Bool(false)), "{ran:?}");
