@@ -1,5 +1,7 @@
 //! A wall clock that jumps while runs are under way.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
