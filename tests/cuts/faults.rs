@@ -50,6 +50,17 @@ impl Stage {
         stage
     }
 
+    /// Ends the process and starts the next one.
+    async fn restarted(mut self) -> Self {
+        self.subject.clone().close().await;
+        let Subject { engine, access } = self.subject;
+        drop((self.listener, engine, access));
+        self.subject = Subject::open(self.dir.path()).await.unwrap();
+        let sink: Arc<dyn EventSink> = self.notebook.clone();
+        self.listener = self.subject.engine.listen(&self.subject.access, Interest::Everything, sink);
+        self
+    }
+
     async fn say(&self, key: &str, run: &str, generation: Option<&str>) -> Result<Accepted, EngineError> {
         let said = Said { text: format!("turn {run}"), generation: generation.map(str::to_owned), hangs: false };
         let request = Say { generation, ..Say::plain(key, run, &said.text) }.request();
@@ -64,15 +75,18 @@ impl Stage {
         ended.expect("a run can be waited for").expect("it ends");
     }
 
-    /// Turns in all sessions at once until the fault is met; answers the codes of the refusals.
-    async fn until_met(&self) -> Vec<ErrorCode> {
+    /// Turns in all sessions at once until the fault is met; answers what was refused.
+    async fn until_met(&self) -> Vec<Refused> {
         let mut refused = Vec::new();
         for turn in 0.. {
             let keys: Vec<String> = (0..SESSIONS).map(key).collect();
             let runs: Vec<String> = (0..SESSIONS).map(|session| format!("around-{session}-{turn}")).collect();
             let all = keys.iter().zip(&runs).map(|(key, run)| self.say(key, run, None));
-            for result in futures_util::future::join_all(all).await {
-                refused.extend(result.err().map(|error| error.code()));
+            let results = futures_util::future::join_all(all).await;
+            for ((result, key), run) in results.into_iter().zip(&keys).zip(&runs) {
+                if let Err(error) = result {
+                    refused.push(Refused { key: key.clone(), run: run.clone(), code: error.code() });
+                }
             }
             if self.disk.fault_met().is_some() && !refused.is_empty() {
                 break;
@@ -102,6 +116,12 @@ impl Stage {
     }
 }
 
+struct Refused {
+    key: String,
+    run: String,
+    code: ErrorCode,
+}
+
 fn key(session: usize) -> String {
     format!("agent:main:s{session}")
 }
@@ -111,13 +131,21 @@ async fn after_a_failed_sync_of_the_log_nothing_is_acknowledged() {
     let stage = Stage::set().await;
     stage.disk.inject(Some(Fault::SyncOf("store.db-wal")));
     let refused = stage.until_met().await;
-    assert!(refused.iter().all(|code| *code == ErrorCode::StorageUnavailable), "{refused:?}");
+    for Refused { run, code, .. } in &refused {
+        assert_eq!(*code, ErrorCode::StorageUnavailable, "{run}");
+    }
     let acknowledged = stage.notebook.acknowledged();
     for session in 0..SESSIONS + 2 {
         let result = stage.say(&key(session), &format!("after-{session}"), None).await;
         assert_eq!(result.unwrap_err().code(), ErrorCode::StorageUnavailable);
     }
     assert_eq!(stage.notebook.acknowledged(), acknowledged, "nothing is acknowledged after the failure");
+    // What the sync was to make durable is in the system's memory still, and no later sync will write it: the next
+    // process must not take it for durable when a client asks again.
+    let stage = stage.restarted().await;
+    for Refused { key, run, .. } in &refused {
+        stage.say(key, run, None).await.unwrap();
+    }
     stage.end().await;
 }
 
@@ -143,7 +171,9 @@ async fn a_full_disk_refuses_turns_and_takes_them_again_when_there_is_room() {
     let stage = Stage::set().await;
     stage.disk.inject(Some(Fault::Full));
     let refused = stage.until_met().await;
-    assert!(refused.iter().all(|code| *code == ErrorCode::StorageFull), "{refused:?}");
+    for Refused { run, code, .. } in &refused {
+        assert_eq!(*code, ErrorCode::StorageFull, "{run}");
+    }
     let Subject { engine, access } = &stage.subject;
     let history = engine.history(access, &Target::of_key(key(0)), everything()).await.unwrap();
     assert!(history.entries.len() >= 2 * TURNS, "reads go on");

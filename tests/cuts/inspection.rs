@@ -13,7 +13,7 @@ use watertight_core::run::RunOutcome;
 use watertight_core::transcript::{Entry, Message};
 use watertight_engine::EngineError;
 use watertight_engine::report::RunReport;
-use watertight_engine::request::{Disposition, Target};
+use watertight_engine::request::{Accepted, Disposition, Target};
 use watertight_engine::verification::{Request, verify};
 use watertight_store::StoreError;
 
@@ -212,14 +212,14 @@ impl Inspection<'_> {
         }
         let generation: Option<&GenerationId> = history.session.generation.as_ref();
         for turn in turns.iter().filter(|turn| Some(&turn.accepted.generation) == generation) {
-            let place = turn.accepted.message_seq.unwrap_or(0) as usize;
-            let found = place.checked_sub(1).and_then(|at| history.entries.get(at));
+            // A turn that was acknowledged only when it was sent again was given no place.
+            let found = match turn.accepted.message_seq {
+                Some(place) => history.entries.get((place as usize).saturating_sub(1)),
+                None => history.entries.iter().find(|entry| entry.id == turn.accepted.input),
+            };
             if !found.is_some_and(|entry| is(entry, turn)) {
-                let run = &turn.accepted.run;
-                return Err(Problem::TurnLost(format!(
-                    "{run}, message {place} of {key} {:?}",
-                    turn.accepted.generation
-                )));
+                let Accepted { run, generation, message_seq, .. } = &turn.accepted;
+                return Err(Problem::TurnLost(format!("{run}, message {message_seq:?} of {key} {generation:?}")));
             }
             checked.turns += 1;
         }
@@ -244,7 +244,7 @@ impl Inspection<'_> {
         checked.turns += 1;
         let generation = turn.said.generation.as_deref();
         let again = Say { generation, ..Say::plain(turn.key(), run.as_str(), &turn.said.text) };
-        let known = engine.submit(access, again.request(), |_| {}).await?;
+        let known = self.unhung(turn.key(), engine.submit(access, again.request(), |_| {})).await?;
         let same = known.input == turn.accepted.input && known.generation == turn.accepted.generation;
         if !same || !matches!(known.disposition, Disposition::Ended(_)) {
             return Err(Problem::TurnDoubled(format!("{run} in {} when it is sent again", turn.key())));
@@ -315,6 +315,6 @@ fn is_input(entry: &Entry) -> bool {
 fn is(entry: &Entry, turn: &Turn) -> bool {
     is_input(entry)
         && entry.id == turn.accepted.input
-        && Some(entry.message_seq) == turn.accepted.message_seq
+        && turn.accepted.message_seq.is_none_or(|place| place == entry.message_seq)
         && entry.body.message.text() == turn.said.text
 }

@@ -13,6 +13,7 @@ use watertight_engine::request::{Accepted, Disposition};
 use watertight_testkit::disk::Disk;
 
 /// An acknowledged turn.
+#[derive(Clone)]
 pub(crate) struct Turn {
     /// How many operations of the disk came before the acknowledgement.
     pub(crate) at: usize,
@@ -37,6 +38,7 @@ impl Turn {
 }
 
 /// An announced end of a run.
+#[derive(Clone)]
 pub(crate) struct End {
     /// How many operations of the disk came before the announcement.
     pub(crate) at: usize,
@@ -47,6 +49,7 @@ pub(crate) struct End {
 struct Pages {
     turns: Vec<Turn>,
     ends: Vec<End>,
+    hanging: HashSet<RunId>,
 }
 
 /// What a run promised, while it goes on.
@@ -60,11 +63,22 @@ impl Notebook {
         Self { disk, pages: Mutex::default() }
     }
 
-    /// Notes an acknowledgement that is being given now. An answer to a repeated request promises nothing new.
+    /// The notes of a process that was killed after the first `at` operations, to go on with.
+    pub(crate) fn continued(disk: Arc<Disk>, ledger: &Ledger, at: usize) -> Self {
+        let (turns, ends) = (ledger.turns_before(at).to_vec(), ledger.ends_before(at).to_vec());
+        let pages = Pages { turns, ends, hanging: ledger.hanging.clone() };
+        Self { disk, pages: Mutex::new(pages) }
+    }
+
+    /// Notes an acknowledgement that is being given now. One that was given before promises nothing new.
     pub(crate) fn acknowledge(&self, said: &Said, accepted: &Accepted) {
-        if matches!(accepted.disposition, Disposition::Started) {
-            let mut pages = self.pages();
+        let mut pages = self.pages();
+        let started = matches!(accepted.disposition, Disposition::Started);
+        if started || !pages.turns.iter().any(|turn| turn.accepted.run == accepted.run) {
             let at = self.disk.now();
+            if said.hangs {
+                pages.hanging.insert(accepted.run.clone());
+            }
             pages.turns.push(Turn { at, said: said.clone(), accepted: accepted.clone() });
         }
     }
@@ -75,8 +89,7 @@ impl Notebook {
 
     /// Everything noted so far.
     pub(crate) fn close(&self) -> Ledger {
-        let Pages { turns, ends } = std::mem::take(&mut *self.pages());
-        let hanging = turns.iter().filter(|turn| turn.said.hangs).map(|turn| turn.accepted.run.clone()).collect();
+        let Pages { turns, ends, hanging } = std::mem::take(&mut *self.pages());
         Ledger { turns, ends, hanging }
     }
 
@@ -111,6 +124,11 @@ impl Ledger {
     /// The turns acknowledged before the cut.
     pub(crate) fn turns_before(&self, cut: usize) -> &[Turn] {
         &self.turns[..self.turns.partition_point(|turn| turn.at <= cut)]
+    }
+
+    /// The turns acknowledged after the cut.
+    pub(crate) fn turns_after(&self, cut: usize) -> &[Turn] {
+        &self.turns[self.turns_before(cut).len()..]
     }
 
     /// The ends announced before the cut.

@@ -7,6 +7,7 @@
 //! * [`replay`]: the cuts of a recording, and the images of each.
 //! * [`inspection`]: whether an image holds what was promised before its cut.
 //! * [`faults`]: syncs that fail, disks that fill up.
+//! * [`kills`]: a kill before the power fails.
 //!
 //! `WATERTIGHT_CUTS_COMMITS` sets the length of the run (80), `WATERTIGHT_CUTS_SEEDS` how often the dice are cast for each
 //! cut (1), `WATERTIGHT_CUTS_SEED` the first seed.
@@ -15,6 +16,7 @@
 
 mod faults;
 mod inspection;
+mod kills;
 mod ledger;
 mod replay;
 mod subject;
@@ -60,7 +62,7 @@ fn a_disk_that_lies_about_syncs_is_caught() {
     let caught = |keep| {
         let plan = Plan { seed: first_seed(), seeds: 1, keeps: &[keep], from: run.second_life, stop_at: 1 };
         let result = replay::all_cuts(&run.recording, &run.ledger, &plan);
-        println!("on a disk that lies: {result}\n{}", result.losses());
+        println!("on a disk that lies: {result}");
         result
     };
     let gone = |problem: &Problem| matches!(problem, Problem::TurnLost(_));

@@ -147,8 +147,7 @@ struct Replay<'a> {
 impl Replay<'_> {
     /// Takes one cut after the other. The medium only ever goes forward.
     fn work(&self) {
-        let dir = tempfile::tempdir().unwrap();
-        let _disk = Disk::scratch(dir.path());
+        let (_disk, dir) = Disk::scratch();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut medium = Medium::new(self.recording);
         loop {
@@ -177,7 +176,9 @@ impl Replay<'_> {
                             image.write_to(&kept).unwrap();
                             kept
                         });
-                        sum.losses.push(Loss { problem, point: *point, keep, seed, kept_in });
+                        let loss = Loss { problem, point: *point, keep, seed, kept_in };
+                        println!("{loss}");
+                        sum.losses.push(loss);
                     }
                 }
             }
@@ -236,12 +237,18 @@ impl Outcome {
 
     /// The first losses, with what it takes to look at them.
     pub(crate) fn losses(&self) -> String {
-        let line = |loss: &Loss| {
-            let Loss { problem, point, keep, seed, kept_in } = loss;
-            let kept = kept_in.as_ref().map(|path| format!(", image in {}", path.display())).unwrap_or_default();
-            format!("{problem} (cut {} {:?}, keeping {keep:?}, seed {seed}{kept})\n", point.cut, point.place)
-        };
-        self.losses.iter().take(10).map(line).collect()
+        self.losses.iter().take(10).map(Loss::to_string).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { problem, point, keep, seed, kept_in } = self;
+        write!(f, "{problem} (cut {} {:?}, keeping {keep:?}, seed {seed}", point.cut, point.place)?;
+        match kept_in {
+            Some(path) => write!(f, ", image in {})", path.display()),
+            None => write!(f, ")"),
+        }
     }
 }
 

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use rusqlite::ffi::{SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_OK};
+use tempfile::TempDir;
 
 use super::vfs;
 
+/// Free bytes that make a file system in memory good enough for scratch directories.
+const ROOM: u64 = 1 << 30;
+
 /// One thing that happened to the files of a directory. A file is known by its number; a name may pass to another file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// A file that was there before SQLite opened it, durable as it is.
     Found {
@@ -91,7 +95,7 @@ pub struct Side {
 }
 
 /// Everything recorded.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Recording {
     /// What happened, in order.
     pub events: Vec<Event>,
@@ -145,9 +149,24 @@ impl Disk {
         Self::watch(dir, Manner::Recorded)
     }
 
-    /// Records nothing and syncs nothing: for copies that nobody needs after the process.
-    pub fn scratch(dir: &Path) -> Arc<Self> {
-        Self::watch(dir, Manner::Scratch)
+    /// Goes on with a recording in a directory that holds what another process left when it was killed after the first
+    /// `at` events: all it wrote, since the system's memory outlives it, while what was pending is pending still.
+    pub fn continued(dir: &Path, mut recording: Recording, at: usize) -> Arc<Self> {
+        recording.events.truncate(at);
+        recording.sides.retain(|(from, _)| *from <= at);
+        let disk = Self::watch(dir, Manner::Recorded);
+        *disk.state() = State::after(recording);
+        disk
+    }
+
+    /// Records nothing and syncs nothing: for copies that nobody needs after the process. In a new directory, in memory
+    /// where the system has a file system there with room.
+    pub fn scratch() -> (Arc<Self>, TempDir) {
+        let memory = Path::new("/dev/shm");
+        let roomy = rustix::fs::statvfs(memory).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM);
+        let in_memory = if roomy { tempfile::tempdir_in(memory).ok() } else { None };
+        let dir = in_memory.unwrap_or_else(|| tempfile::tempdir().expect("a directory can be made"));
+        (Self::watch(dir.path(), Manner::Scratch), dir)
     }
 
     fn watch(dir: &Path, manner: Manner) -> Arc<Self> {
@@ -250,6 +269,29 @@ impl Disk {
 }
 
 impl State {
+    fn after(recording: Recording) -> Self {
+        let mut state = Self::default();
+        for event in &recording.events {
+            match event {
+                Event::Found { name, file, content } => {
+                    state.sizes.push(content.len() as u64);
+                    state.named.insert(name.clone(), *file);
+                }
+                Event::Created { name, file } => {
+                    state.sizes.push(0);
+                    state.named.insert(name.clone(), *file);
+                }
+                Event::Deleted { name } => drop(state.named.remove(name)),
+                Event::Written { file, offset, data } => {
+                    state.sizes[*file] = state.sizes[*file].max(offset + data.len() as u64);
+                }
+                Event::Truncated { file, size } => state.sizes[*file] = *size,
+                _ => {}
+            }
+        }
+        Self { recording, ..state }
+    }
+
     /// A file that is seen for the first time.
     fn name(&mut self, name: &str, content: Option<Vec<u8>>) -> usize {
         let file = self.sizes.len();

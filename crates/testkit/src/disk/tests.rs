@@ -28,8 +28,7 @@ fn recorded(disk: &Disk, dir: &Path, settings: &str) -> (Recording, Vec<usize>) 
 
 /// How many images of all cuts miss a commit that had returned, or do not open.
 fn losses(recording: &Recording, told: &[usize], keeps: &[Keep]) -> usize {
-    let dir = tempfile::tempdir().unwrap();
-    let _disk = Disk::scratch(dir.path());
+    let (_disk, dir) = Disk::scratch();
     let mut medium = Medium::new(recording);
     let mut random = fastrand::Rng::with_seed(7);
     let mut lost = 0;
@@ -137,4 +136,50 @@ fn files_of_other_directories_are_not_watched() {
     assert_eq!(disk.now(), 0);
     Connection::open(watched.path().join("t.db")).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(disk.now() > 0);
+}
+
+/// A file of two sectors of zeros, and ones written over both.
+fn overwritten() -> Recording {
+    let events = vec![
+        Event::Found { name: "f".to_owned(), file: 0, content: vec![0; 1024] },
+        Event::Written { file: 0, offset: 0, data: vec![1; 1024] },
+        Event::SyncStarted { file: 0 },
+        Event::Written { file: 0, offset: 1024, data: vec![2; 512] },
+        Event::Synced { file: 0, started: 2, directory: false },
+    ];
+    Recording { events, sides: Vec::new() }
+}
+
+/// Every content the dice give, as (ones at the start, ones in all, length).
+fn contents(recording: &Recording, cut: usize, keep: Keep) -> std::collections::BTreeSet<(usize, usize, usize)> {
+    let mut medium = Medium::new(recording);
+    medium.advance(cut);
+    let shape = |seed| {
+        let image = medium.image(keep, &mut fastrand::Rng::with_seed(seed));
+        let content = image.file("f").unwrap();
+        let first = content.iter().take_while(|byte| **byte == 1).count();
+        (first, content.iter().map(|byte| usize::from(*byte == 1)).sum::<usize>(), content.len())
+    };
+    (0..200).map(shape).collect()
+}
+
+#[test]
+fn a_pending_write_is_there_in_any_part_and_a_synced_one_as_a_whole() {
+    let recording = overwritten();
+    let pending = |keep| contents(&recording, 2, keep);
+    assert_eq!(pending(Keep::Nothing), [(0, 0, 1024)].into());
+    assert_eq!(pending(Keep::Everything), [(1024, 1024, 1024)].into());
+    let sectors = [(0, 0, 1024), (0, 512, 1024), (512, 512, 1024), (1024, 1024, 1024)];
+    assert_eq!(pending(Keep::Sectors), sectors.into());
+    let first = pending(Keep::First);
+    assert!(first.len() > 50 && first.iter().all(|(first, all, _)| first == all), "torn at any byte");
+    let last = pending(Keep::Last);
+    assert!(last.len() > 50 && last.iter().all(|(first, all, _)| *first == 0 || all == first));
+
+    // Not yet durable when the sync has begun, and what was written after it began is not vouched for.
+    assert_eq!(contents(&recording, 4, Keep::Nothing), [(0, 0, 1024)].into());
+    assert_eq!(contents(&recording, 5, Keep::Nothing), [(1024, 1024, 1024)].into());
+    assert_eq!(contents(&recording, 5, Keep::Everything), [(1024, 1024, 1536)].into());
+    let sizes: Vec<usize> = contents(&recording, 5, Keep::Sectors).into_iter().map(|(_, _, size)| size).collect();
+    assert_eq!(sizes, [1024, 1536], "the size may have changed or not");
 }
