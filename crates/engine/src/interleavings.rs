@@ -13,6 +13,7 @@ mod mailbox;
 mod runs;
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -26,7 +27,13 @@ const PREEMPTIONS: usize = 2;
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound.get_or_insert(PREEMPTIONS);
-    builder.check(model);
+    let orders = Arc::new(AtomicUsize::new(0));
+    let count = orders.clone();
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    println!("{} orders", orders.load(Ordering::Relaxed));
 }
 
 /// Drives a future in a thread of the model; one that nobody wakes any more is a deadlock, which ends the model.

@@ -46,8 +46,12 @@ pub async fn run(
     let address = listener.local_addr()?;
     let gateway = Gateway::new(engine, options, address);
     // A task of its own: whoever polls this future may be a thread that has to be woken for every connection.
-    let accepting = AbortOnDropHandle::new(tokio::spawn(accept::accept(listener, gateway.clone())));
-    shutdown.await;
+    let mut accepting = AbortOnDropHandle::new(tokio::spawn(accept::accept(listener, gateway.clone())));
+    tokio::select! {
+        // Only a panic ends it.
+        ended = &mut accepting => return Err(io::Error::other(format!("no connections are accepted any more: {ended:?}"))),
+        () = shutdown => {}
+    }
     gateway.enter(Phase::Draining);
     // Still accepting, so that probes and clients learn why.
     gateway.engine.drain(gateway.options.drain_grace).await;
