@@ -158,6 +158,7 @@ impl Actor {
     }
 
     fn conclude_queued(&mut self, queued: Queued, outcome: RunOutcome) {
+        self.show_queue();
         let now = self.now();
         let (provider, model) = queued.model.names();
         let report = Arc::new(RunReport {

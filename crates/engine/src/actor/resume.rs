@@ -13,8 +13,10 @@ use crate::recovery::MAX_RESTARTS;
 use crate::steward::Readmitted;
 
 impl Actor {
-    /// Puts the runs before everything that waits, in the order of their inputs.
-    pub(super) async fn take_up(&mut self, left: Vec<Readmitted>) {
+    /// Puts the runs before everything that waits, in the order of their inputs; but the one that was at work with tools
+    /// goes on first: it may have taken up inputs of those before it.
+    pub(super) async fn take_up(&mut self, mut left: Vec<Readmitted>) {
+        left.sort_by_key(|left| left.record.state < RunState::ToolIntent);
         if let Err(error) = self.queue_left(left).await {
             tracing::error!(session = %self.scope.session(), "runs that were left open cannot be taken up: {error}");
             self.shared.recovery.note(self.live.name());

@@ -191,11 +191,34 @@ proptest! {
     })]
 
     #[test]
-    #[ignore = "some random histories take minutes; why is to be found out"]
     fn sessions_do_what_the_model_says(steps in prop::collection::vec(step(), 1..30)) {
         play(&steps).map_err(|problem| {
             HAS_FAILED.store(true, Ordering::Relaxed);
             TestCaseError::fail(problem)
         })?;
     }
+}
+
+fn sent(run: u8, kind: Kind, policy: Policy) -> Step {
+    Step::Submit(0, Request { run, kind, policy, switch: None, limited: false })
+}
+
+/// A run that was started too often used to stay in the list of active runs after it had ended.
+#[test]
+fn a_run_that_was_started_too_often_is_no_longer_shown() {
+    let slow = |run| sent(run, Kind::Slow(1), Policy::Queue);
+    play(&[slow(1), slow(0), Step::Stop, Step::Die, Step::Die, Step::Die]).unwrap();
+}
+
+/// A run that stood before older ones and had taken one up used to lose the tool call it made for it.
+#[test]
+fn what_was_at_work_goes_on_before_what_is_older() {
+    let tool = Kind::Tool { repeatable: false };
+    let steps = [
+        sent(1, tool, Policy::Queue),
+        sent(2, tool, Policy::Steer),
+        sent(0, Kind::Say, Policy::Interrupt),
+        Step::Die,
+    ];
+    play(&steps).unwrap();
 }

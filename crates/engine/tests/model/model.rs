@@ -262,11 +262,18 @@ impl Session {
         self.now = now;
         self.ended.clear();
         self.calls = 0;
-        self.queue = self.order.iter().copied().filter(|run| !self.runs[run].over).collect();
+        let open: Vec<u8> = self.order.iter().copied().filter(|run| !self.runs[run].over).collect();
+        // What was at work with tools goes on first.
+        let (at_work, waiting): (Vec<u8>, Vec<u8>) = open.into_iter().partition(|run| self.asked_tools(*run));
+        self.queue = at_work.into_iter().chain(waiting).collect();
         for run in &self.queue {
             self.runs.get_mut(run).expect("it was accepted").left = true;
         }
         self.go_on();
+    }
+
+    fn asked_tools(&self, run: u8) -> bool {
+        self.entries().iter().any(|entry| entry.by == run && entry.asks_tool)
     }
 
     fn end(&mut self, run: u8, outcome: Outcome, text: String) {
