@@ -214,11 +214,7 @@ fn a_run_that_was_started_too_often_is_no_longer_shown() {
 #[test]
 fn what_was_at_work_goes_on_before_what_is_older() {
     let tool = Kind::Tool { repeatable: false };
-    let steps = [
-        sent(1, tool, Policy::Queue),
-        sent(2, tool, Policy::Steer),
-        sent(0, Kind::Say, Policy::Interrupt),
-        Step::Die,
-    ];
+    let steps =
+        [sent(1, tool, Policy::Queue), sent(2, tool, Policy::Steer), sent(0, Kind::Say, Policy::Interrupt), Step::Die];
     play(&steps).unwrap();
 }
