@@ -75,6 +75,31 @@ pub(crate) async fn run(plan: Plan) -> Result<String, Broken> {
     Ok(figures.result())
 }
 
+/// Bytes before the first frame of a log.
+const HEADER: usize = 32;
+
+/// What SQLite's log holds.
+#[derive(Default)]
+struct Log {
+    salt: Vec<u8>,
+    /// Bytes of a frame: its header and a page.
+    frame: usize,
+    /// Frames written since the log was begun.
+    frames: usize,
+}
+
+impl Log {
+    fn read(path: &Path) -> Self {
+        let log = std::fs::read(path).unwrap_or_default();
+        let Some(head) = log.get(..HEADER) else { return Self::default() };
+        let frame = 24 + u32::from_be_bytes([head[8], head[9], head[10], head[11]]) as usize;
+        let salt = &head[16..24];
+        // A log is begun anew at its start: what an earlier one left behind bears another salt.
+        let frames = log[HEADER..].chunks_exact(frame).take_while(|frame| frame[8..16] == *salt).count();
+        Self { salt: salt.to_vec(), frame, frames }
+    }
+}
+
 /// One state directory.
 struct Life {
     plan: Plan,
@@ -178,6 +203,7 @@ impl Life {
 
     async fn load_and_kill(&mut self, dice: &mut Dice) {
         let place = self.place();
+        let before = Log::read(&self.log());
         let mut working = JoinSet::new();
         for writer in self.writers.drain(..) {
             working.spawn(writer.work(place.clone()));
@@ -193,25 +219,22 @@ impl Life {
         gateway.kill().await;
         self.writers = working.join_all().await;
         if self.plan.sabotage {
-            self.forget();
+            self.forget(before);
         }
     }
 
-    /// Takes from the dead program's log what it wrote last, as a program would that acknowledges before it writes.
-    fn forget(&self) {
-        // Bytes before the first frame of a log, and before the page of each frame.
-        const HEADER: usize = 32;
-        const FRAME: usize = 24;
-        let path = self.setup.state_dir().join("store.db-wal");
-        let log = std::fs::read(&path).expect("a log is left behind");
-        let Some(head) = log.get(..HEADER) else { return };
-        let page = u32::from_be_bytes([head[8], head[9], head[10], head[11]]) as usize;
-        // A log is begun anew at its start: what an earlier one left behind bears another salt.
-        let frames = log[HEADER..].chunks_exact(FRAME + page);
-        let written = frames.take_while(|frame| frame[8..16] == head[16..24]).count();
-        let kept = HEADER + written / 2 * (FRAME + page);
-        let file = OpenOptions::new().write(true).open(path).expect("the log can be opened");
-        file.set_len(kept as u64).expect("the log can be cut");
+    /// Takes from the dead program's log the latter half of what it wrote under load, as a program would that
+    /// acknowledges before it writes. What the start wrote stays: without it nothing would start.
+    fn forget(&self, before: Log) {
+        let log = Log::read(&self.log());
+        let begun = if log.salt == before.salt { before.frames } else { 0 };
+        let kept = begun + log.frames.saturating_sub(begun) / 2;
+        let file = OpenOptions::new().write(true).open(self.log()).expect("the log can be opened");
+        file.set_len((HEADER + kept * log.frame) as u64).expect("the log can be cut");
+    }
+
+    fn log(&self) -> PathBuf {
+        self.setup.state_dir().join("store.db-wal")
     }
 
     /// What anybody noticed on the way.
