@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `WATERTIGHT_LISTEN` | `gateway.listen` |
 //! | `WATERTIGHT_BEHIND_TLS_PROXY` | `gateway.behind_tls_proxy`, `true` or `false` |
+//! | `WATERTIGHT_TLS_CERT`, `WATERTIGHT_TLS_KEY` | `gateway.tls_cert`, `gateway.tls_key`; either of them replaces both of the file |
 //! | `WATERTIGHT_AUTH_MODE`, `WATERTIGHT_AUTH_TOKEN`, `WATERTIGHT_AUTH_PASSWORD` | `gateway.auth`; any of them replaces the file's whole `[gateway.auth]` |
 //! | `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_MODEL` | a provider `openai` where the file has none, and the model of an agent that names none |
 
@@ -11,6 +12,8 @@ use std::collections::BTreeMap;
 
 pub(crate) const LISTEN: &str = "WATERTIGHT_LISTEN";
 pub(crate) const BEHIND_TLS_PROXY: &str = "WATERTIGHT_BEHIND_TLS_PROXY";
+pub(crate) const TLS_CERT: &str = "WATERTIGHT_TLS_CERT";
+pub(crate) const TLS_KEY: &str = "WATERTIGHT_TLS_KEY";
 pub(crate) const AUTH_MODE: &str = "WATERTIGHT_AUTH_MODE";
 pub(crate) const AUTH_TOKEN: &str = "WATERTIGHT_AUTH_TOKEN";
 pub(crate) const AUTH_PASSWORD: &str = "WATERTIGHT_AUTH_PASSWORD";

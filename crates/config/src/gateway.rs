@@ -1,13 +1,16 @@
 //! `[gateway]`: the file's, over which the environment goes, over which the flags go.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
-use crate::environment::{AUTH_MODE, AUTH_PASSWORD, AUTH_TOKEN, BEHIND_TLS_PROXY, Environment, LISTEN};
+use crate::environment::{
+    AUTH_MODE, AUTH_PASSWORD, AUTH_TOKEN, BEHIND_TLS_PROXY, Environment, LISTEN, TLS_CERT, TLS_KEY,
+};
 use crate::error::Source;
 use crate::load::Overrides;
 use crate::secret::Secret;
 use crate::section::{Found, Place, Problems, Section, unknown};
-use crate::settings::{Auth, Gateway};
+use crate::settings::{Auth, Gateway, TlsFiles};
 
 /// Where a setting comes from, so that a complaint goes to the right place.
 enum Spot {
@@ -63,6 +66,11 @@ pub(crate) fn read(
         }
     };
 
+    let in_file = TlsWords::of_file(file.as_deref_mut(), problems);
+    let tls = TlsWords::of_environment(environment).unwrap_or(in_file);
+    let speaks_tls = tls.is_named();
+    let tls = tls.decide(problems);
+
     let mut auth_section = file.and_then(|s| s.section("auth"));
     let words = auth_section.as_mut().map(|s| AuthWords::of_file(s, environment));
     if let Some(section) = auth_section {
@@ -83,7 +91,7 @@ pub(crate) fn read(
     }
     if let Some((address, spot)) = &listen
         && !address.ip().to_canonical().is_loopback()
-        && proxy.is_none()
+        && (proxy.is_none() || speaks_tls)
     {
         if matches!(auth, Auth::None) {
             spot.report(
@@ -91,18 +99,71 @@ pub(crate) fn read(
                 format!("{address} is open to other machines, which auth.mode = \"none\" does not allow"),
             );
         }
-        spot.report(
-            problems,
-            format!(
-                "{address} is open to other machines and Watertight speaks no TLS itself: put a TLS proxy in front and \
-                 set gateway.behind_tls_proxy = true, or listen on 127.0.0.1"
-            ),
-        );
+        if !speaks_tls {
+            spot.report(
+                problems,
+                format!(
+                    "{address} is open to other machines and has no TLS: name a certificate with gateway.tls_cert and \
+                     gateway.tls_key, or put a TLS proxy in front and set gateway.behind_tls_proxy = true, or listen on \
+                     127.0.0.1"
+                ),
+            );
+        }
     }
     Gateway {
         listen: listen.map_or(Gateway::DEFAULT_LISTEN, |(address, _)| address),
         auth,
         behind_tls_proxy: proxy.is_some(),
+        tls,
+    }
+}
+
+/// `tls_cert` and `tls_key` as written. The environment's replace the file's as a pair, so that the certificate of one
+/// run does not meet another's key.
+#[derive(Default)]
+struct TlsWords {
+    cert: Option<(PathBuf, Spot)>,
+    key: Option<(PathBuf, Spot)>,
+    /// What the two are called where they stand.
+    names: [&'static str; 2],
+}
+
+impl TlsWords {
+    /// Names are relative to the configuration's directory.
+    fn of_file(section: Option<&mut Section<'_, '_>>, problems: &Problems<'_>) -> Self {
+        let base = problems.path.parent().unwrap_or(Path::new(""));
+        let names = ["gateway.tls_cert", "gateway.tls_key"];
+        let Some(section) = section else { return Self { names, ..Self::default() } };
+        let mut path = |key| {
+            let Found { value, at } = section.string(key)?;
+            if value.trim().is_empty() {
+                problems.report(&at, "must not be empty: leave it out instead");
+            }
+            Some((base.join(value), Spot::File(at)))
+        };
+        Self { cert: path("tls_cert"), key: path("tls_key"), names }
+    }
+
+    fn of_environment(environment: Environment<'_>) -> Option<Self> {
+        let path = |name| environment.get(name).map(|text| (PathBuf::from(text), variable(name)));
+        let words = Self { cert: path(TLS_CERT), key: path(TLS_KEY), names: [TLS_CERT, TLS_KEY] };
+        words.is_named().then_some(words)
+    }
+
+    fn is_named(&self) -> bool {
+        self.cert.is_some() || self.key.is_some()
+    }
+
+    fn decide(self, problems: &Problems<'_>) -> Option<TlsFiles> {
+        let [cert_name, key_name] = self.names;
+        let (spot, missing) = match (self.cert, self.key) {
+            (Some((cert, _)), Some((key, _))) => return Some(TlsFiles { cert, key }),
+            (Some((_, spot)), None) => (spot, key_name),
+            (None, Some((_, spot))) => (spot, cert_name),
+            (None, None) => return None,
+        };
+        spot.report(problems, format!("needs {missing} beside it: a certificate and its key go together"));
+        None
     }
 }
 

@@ -21,4 +21,6 @@ pub mod settings;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Overrides, SecretUse, Sources};
 pub use secret::Secret;
-pub use settings::{Agent, Auth, Config, Gateway, Keys, ModelName, OpenAi, Origin, Provider, SessionHeader, Tenant};
+pub use settings::{
+    Agent, Auth, Config, Gateway, Keys, ModelName, OpenAi, Origin, Provider, SessionHeader, Tenant, TlsFiles,
+};

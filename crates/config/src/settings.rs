@@ -71,8 +71,19 @@ pub struct Gateway {
     pub listen: SocketAddr,
     /// What a client must show.
     pub auth: Auth,
-    /// Whether a proxy in front speaks TLS; anything but a loopback address needs it.
+    /// Whether a proxy in front speaks TLS; anything but a loopback address needs it, or [`Self::tls`].
     pub behind_tls_proxy: bool,
+    /// The files of a listener that speaks TLS itself; none for plain text.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A certificate and its key: `gateway.tls_cert` and `gateway.tls_key`, both PEM. They are read by the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The private key; nobody but its owner may read it.
+    pub key: PathBuf,
 }
 
 impl Gateway {

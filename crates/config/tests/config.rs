@@ -271,9 +271,39 @@ fn an_address_open_to_others_needs_authentication_and_tls() {
     let said =
         complaints(Config::from_toml("[gateway]\nlisten = '[::]:1'\nbehind_tls_proxy = true\nauth.mode = 'none'\n"));
     assert!(said[0].contains("auth.mode"), "{said:?}");
+    let tls = "tls_cert = 'c.pem'\ntls_key = 'k.pem'\n";
+    good(Config::from_toml(&format!("{open}{tls}")));
+    let said = complaints(Config::from_toml(&format!("{open}{tls}auth.mode = 'none'\n")));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("auth.mode = \"none\" does not allow"), "{said:?}");
+    for way_out in ["gateway.tls_cert and gateway.tls_key", "gateway.behind_tls_proxy = true", "127.0.0.1"] {
+        assert!(complaints(Config::from_toml(open))[0].contains(way_out), "{way_out}");
+    }
     for loopback in ["127.0.0.1:0", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
         good(Config::from_toml(&format!("[gateway]\nlisten = '{loopback}'\nauth.mode = 'none'\n")));
     }
+}
+
+#[test]
+fn a_certificate_and_its_key_are_named_together_and_beside_the_configuration() {
+    let home = Home::with("[gateway]\ntls_cert = 'tls/cert.pem'\ntls_key = '/etc/key.pem'\n");
+    let tls = good(home.load(&[])).gateway.tls.unwrap();
+    assert_eq!(tls.cert, home.file().parent().unwrap().join("tls/cert.pem"));
+    assert_eq!(tls.key, std::path::Path::new("/etc/key.pem"));
+    assert_eq!(good(Config::from_toml("")).gateway.tls, None);
+
+    let half = "[gateway]\nlisten = '0.0.0.0:1'\ntls_cert = 'c'\n";
+    let advice = "beside it: a certificate and its key go together";
+    assert_eq!(complaints(Config::from_toml(half)), [format!("3 gateway.tls_cert: needs gateway.tls_key {advice}")]);
+    let half = "[gateway]\ntls_key = 'c'\n";
+    assert_eq!(complaints(Config::from_toml(half)), [format!("2 gateway.tls_key: needs gateway.tls_cert {advice}")]);
+    assert_eq!(complaints(Config::from_toml("[gateway]\ntls_key = 'c'\ntls_cert = ' '\n")).len(), 1);
+
+    let variables = [("WATERTIGHT_TLS_CERT", "c"), ("WATERTIGHT_TLS_KEY", "k")];
+    let tls = good(home.load(&variables)).gateway.tls.unwrap();
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("c"), Some("k")));
+    let said = complaints(home.load(&variables[..1]));
+    assert_eq!(said, [format!("WATERTIGHT_TLS_CERT: needs WATERTIGHT_TLS_KEY {advice}")]);
 }
 
 #[test]
