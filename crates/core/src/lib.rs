@@ -5,6 +5,7 @@
 //! * [`ids`]: the names of things. None of them carries authority.
 //! * [`key`]: session keys, their two grammars, and the injective composition of opaque segments.
 //! * [`principal`]: who calls and the credentials that prove it.
+//! * [`device`]: device keys, and what approving one gives.
 //! * [`grant`]: which verbs on which keys a principal holds.
 //! * [`session`]: a session's row and its changing description.
 //! * [`scope`]: the capability chain that ends in [`SessionScope`], the only way to touch a session.
@@ -17,6 +18,7 @@
 //! * [`receipt`]: what a client keeps to prove that an entry is still there.
 //! * [`error`]: stable error codes.
 
+pub mod device;
 pub mod error;
 pub mod grant;
 pub mod ids;

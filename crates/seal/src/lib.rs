@@ -5,12 +5,16 @@
 //!   wrapped by the one above, and the keyed hashes that stay searchable.
 //! * [`record`]: one sealed column of one row, bound to its place.
 //! * [`chain`]: the hash chain over a session's entries and the MAC over its head.
+//! * [`checkpoint`]: the signature over a checkpoint of all sessions.
 //! * [`token`]: credential tokens: text form, checksum, keyed hash.
+//! * [`device`]: proofs of device keys.
 //! * [`names`]: the hashed session names sent to providers.
 //!
 //! Secrets are zeroized on drop and have no `Debug`, `Display` or `Clone`.
 
 pub mod chain;
+pub mod checkpoint;
+pub mod device;
 mod key;
 pub mod keyring;
 pub mod master;

@@ -1,0 +1,191 @@
+//! Devices: the key that names one, and what its approval gives (isolation.md §2.2, §2.3; gateway-ws.md §1.7).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::grant::{Verb, VerbSet};
+
+/// Fingerprint of a device's key: the SHA-256 of its 32 bytes. `device.id` of the wire is this in hex. Proves nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId([u8; 32]);
+
+impl DeviceId {
+    /// The fingerprint that was computed from a key, or stored.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads exactly 64 lower-case hex digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceId({self})")
+    }
+}
+
+/// A device whose key signed this connection's challenge. Only `seal::device` makes one, after it verified the
+/// signature. It says which key is at the other end, and nothing of what that key may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvenDevice {
+    id: DeviceId,
+    key: [u8; 32],
+}
+
+impl ProvenDevice {
+    /// Called by `seal::device` with a key whose signature it verified, and the key's fingerprint.
+    pub fn verified(id: DeviceId, key: [u8; 32]) -> Self {
+        Self { id, key }
+    }
+
+    /// The fingerprint.
+    pub fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    /// The public key, raw.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
+}
+
+/// Names one request to be paired: random, made by us, never used for another. An approval names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PairingId(Uuid);
+
+impl PairingId {
+    /// The id made of these 16 random bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Reads a UUID as the wire carries it.
+    pub fn parse(text: &str) -> Option<Self> {
+        // One spelling only: no braces, no capitals.
+        Uuid::try_parse(text).ok().filter(|uuid| uuid.to_string() == text).map(Self)
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for PairingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a device was not approved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotApproved {
+    /// The caller may not pair devices.
+    #[error("pairing a device needs the verb pairing")]
+    NotAllowed,
+    /// The caller holds nothing of what the device asks for.
+    #[error("the caller holds nothing of what the device asks for")]
+    NothingInCommon,
+}
+
+/// What approving a request gives its device: what it asked for, as far as the approver holds it at this moment. Never
+/// more than either (isolation.md §2.3). A device that asks for nothing gets nothing, which is enough to be known.
+pub fn approve(requested: VerbSet, approver: VerbSet) -> Result<VerbSet, NotApproved> {
+    if !approver.allows(Verb::Pairing) {
+        return Err(NotApproved::NotAllowed);
+    }
+    let given = requested.meet(approver);
+    if given.is_empty() && !requested.is_empty() {
+        return Err(NotApproved::NothingInCommon);
+    }
+    Ok(given)
+}
+
+/// What a new token of a device may open: what the device holds and, where named, no more than that; and no more than
+/// whoever rotates it holds at this moment (isolation.md §2.3).
+#[must_use]
+pub fn rotate(held: VerbSet, named: Option<VerbSet>, caller: VerbSet) -> VerbSet {
+    held.meet(named.unwrap_or(held)).meet(caller)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn verb_sets() -> impl Strategy<Value = VerbSet> {
+        any::<u16>().prop_map(VerbSet::from_bits)
+    }
+
+    proptest! {
+        #[test]
+        fn an_approval_never_gives_more_than_was_asked_for_or_is_held(asked in verb_sets(), held in verb_sets()) {
+            let Ok(given) = approve(asked, held) else { return Ok(()) };
+            prop_assert!(held.allows(Verb::Pairing));
+            for verb in Verb::ALL {
+                prop_assert_eq!(given.allows(verb), asked.allows(verb) && held.allows(verb));
+            }
+        }
+
+        #[test]
+        fn a_rotation_never_widens(held in verb_sets(), named in verb_sets(), caller in verb_sets()) {
+            let given = rotate(held, Some(named), caller);
+            for verb in Verb::ALL {
+                prop_assert!(!given.allows(verb) || (held.allows(verb) && named.allows(verb) && caller.allows(verb)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_approver_with_fewer_scopes_narrows_and_one_without_any_is_refused() {
+        let of = |verbs: &[Verb]| verbs.iter().copied().collect::<VerbSet>();
+        let asked = of(&[Verb::Admin]);
+        let given = approve(asked, of(&[Verb::Pairing, Verb::Read])).unwrap();
+        assert!(given.allows(Verb::Read) && !given.allows(Verb::Write) && !given.allows(Verb::Admin));
+        assert_eq!(approve(asked, of(&[Verb::Write])), Err(NotApproved::NotAllowed));
+        assert_eq!(approve(of(&[Verb::Write]), of(&[Verb::Pairing])), Err(NotApproved::NothingInCommon));
+        assert_eq!(approve(VerbSet::NONE, of(&[Verb::Pairing])), Ok(VerbSet::NONE));
+    }
+
+    #[test]
+    fn a_device_and_a_request_have_one_spelling() {
+        let id = DeviceId::from_bytes([0xab; 32]);
+        assert_eq!(DeviceId::parse(&id.to_string()), Some(id));
+        for bad in ["", "ab", &"AB".repeat(32), &"ab".repeat(33), &"g".repeat(64), &"é".repeat(32)] {
+            assert_eq!(DeviceId::parse(bad), None, "{bad}");
+        }
+        let request = PairingId::from_bytes([7; 16]);
+        assert_eq!(PairingId::parse(&request.to_string()), Some(request));
+        let text = PairingId::from_bytes([0xab; 16]).to_string();
+        for bad in [text.to_uppercase(), format!("{{{text}}}"), text.replace('-', ""), String::new()] {
+            assert_eq!(PairingId::parse(&bad), None, "{bad}");
+        }
+    }
+}
