@@ -47,6 +47,27 @@ impl Verb {
     fn bit(self) -> u16 {
         1 << self as u16
     }
+
+    /// The verb as grants and lists name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+            Self::Approvals => "approvals",
+            Self::Questions => "questions",
+            Self::Pairing => "pairing",
+            Self::Talk => "talk",
+            Self::SessionAssert => "session.assert",
+            Self::ListAll => "session.list_all",
+        }
+    }
+
+    /// The verb of this name; the wire's `operator.<name>` is understood too.
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = text.strip_prefix("operator.").unwrap_or(text);
+        Self::ALL.into_iter().find(|verb| verb.name() == name)
+    }
 }
 
 /// A set of verbs. Absent or empty means nothing.
@@ -95,6 +116,16 @@ impl VerbSet {
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
+
+    /// Names of the verbs that are held, without those they imply.
+    pub fn names(self) -> Vec<&'static str> {
+        Verb::ALL.into_iter().filter(|verb| self.0 & verb.bit() != 0).map(Verb::name).collect()
+    }
+
+    /// The verbs of these names; the first name that is none is the error.
+    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
+        names.into_iter().map(|name| Verb::parse(name).ok_or(name)).collect()
+    }
 }
 
 impl FromIterator<Verb> for VerbSet {
@@ -119,13 +150,30 @@ pub struct Grant {
 pub struct Grants {
     tenant: TenantId,
     principal: PrincipalId,
+    name: Option<String>,
     rules: Vec<Grant>,
 }
 
 impl Grants {
     /// Row decoding: the grants found for this principal.
     pub fn decode(tenant: TenantId, principal: PrincipalId, rules: Vec<Grant>) -> Self {
-        Self { tenant, principal, rules }
+        Self { tenant, principal, name: None, rules }
+    }
+
+    /// Row decoding: with the principal's name.
+    #[must_use]
+    pub fn named(self, name: String) -> Self {
+        Self { name: Some(name), ..self }
+    }
+
+    /// The principal's name in its tenant, under which its bare keys live.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The rules, live or not.
+    pub fn rules(&self) -> &[Grant] {
+        &self.rules
     }
 
     /// Whether these are the grants of that principal.
@@ -136,6 +184,12 @@ impl Grants {
     /// The verbs the grants allow on `key` at `now`.
     pub fn verbs_on(&self, key: &CanonicalKey, now: UnixMillis) -> VerbSet {
         self.live(now).filter(|g| g.prefix.covers(key)).fold(VerbSet::NONE, |all, g| all.union(g.verbs))
+    }
+
+    /// The verbs that are allowed on every key at `now`.
+    pub fn verbs_everywhere(&self, now: UnixMillis) -> VerbSet {
+        let everywhere = self.live(now).filter(|grant| grant.prefix.segments().is_empty());
+        everywhere.fold(VerbSet::NONE, |all, grant| all.union(grant.verbs))
     }
 
     /// The prefixes under which `verb` is allowed at `now`.
@@ -176,6 +230,17 @@ mod tests {
         let admin: VerbSet = [Verb::Admin].into_iter().collect();
         assert!(Verb::ALL.into_iter().all(|v| admin.allows(v)));
         assert!(Verb::ALL.into_iter().all(|v| !VerbSet::NONE.allows(v)));
+    }
+
+    #[test]
+    fn a_verb_is_found_by_its_name_and_by_the_wire_s() {
+        for verb in Verb::ALL {
+            assert_eq!(Verb::parse(verb.name()), Some(verb));
+        }
+        assert_eq!(Verb::parse("operator.write"), Some(Verb::Write));
+        assert_eq!((Verb::parse("Write"), Verb::parse("operator.operator.read")), (None, None));
+        assert_eq!(VerbSet::parse(["read", "nope"]), Err("nope"));
+        assert_eq!(VerbSet::parse(["read", "write"]).unwrap().names(), ["read", "write"]);
     }
 
     #[test]

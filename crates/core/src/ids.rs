@@ -73,6 +73,10 @@ random_id! {
     /// One transcript entry.
     EntryId
 }
+random_id! {
+    /// One grant.
+    GrantId
+}
 
 /// Public part of a credential: 64 random bits as 16 lower-case hex digits. Finds the record, proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

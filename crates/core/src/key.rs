@@ -122,6 +122,35 @@ impl KeyPrefix {
         Self(segments)
     }
 
+    /// Reads `*`, or whole leading segments such as `agent:main:user:alice`.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        if text == "*" {
+            return Ok(Self::everything());
+        }
+        let whole = text.strip_suffix(":*").unwrap_or(text);
+        if whole.len() > strict::MAX_BYTES {
+            return Err(KeyError::TooLong { bytes: whole.len(), max: strict::MAX_BYTES });
+        }
+        if let Some(position) = whole.bytes().position(|byte| byte != b':' && !strict::in_alphabet(byte)) {
+            return Err(KeyError::BadCharacter { position });
+        }
+        let mut segments: Vec<String> = whole.split(':').map(str::to_owned).collect();
+        if segments.iter().any(String::is_empty) {
+            return Err(KeyError::EmptySegment);
+        }
+        if segments.len() > strict::MAX_SEGMENTS {
+            return Err(KeyError::TooManySegments { segments: segments.len(), max: strict::MAX_SEGMENTS });
+        }
+        // As keys are folded, and no further.
+        if let [agent, id, ..] = &mut segments[..]
+            && agent.eq_ignore_ascii_case("agent")
+        {
+            agent.make_ascii_lowercase();
+            id.make_ascii_lowercase();
+        }
+        Ok(Self(segments))
+    }
+
     /// The segments.
     pub fn segments(&self) -> &[String] {
         &self.0
@@ -131,6 +160,12 @@ impl KeyPrefix {
     pub fn covers(&self, key: &CanonicalKey) -> bool {
         let mut segments = key.segments();
         self.0.iter().all(|mine| segments.next() == Some(mine.as_str()))
+    }
+}
+
+impl std::fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() { f.write_str("*") } else { f.write_str(&self.0.join(":")) }
     }
 }
 
@@ -146,6 +181,19 @@ mod tests {
         assert!(CanonicalKey::from_stored("agent:ops:main").is_main());
         let global = CanonicalKey::from_stored("global");
         assert!(global.is_sentinel() && global.agent().is_none() && global.rest().is_none());
+    }
+
+    #[test]
+    fn a_prefix_is_read_as_whole_segments() {
+        let prefix = KeyPrefix::parse("Agent:OPS:user:Al").unwrap();
+        assert_eq!(prefix.to_string(), "agent:ops:user:Al");
+        assert!(prefix.covers(&CanonicalKey::from_stored("agent:ops:user:Al:x")));
+        assert!(!prefix.covers(&CanonicalKey::from_stored("agent:ops:user:Alice")));
+        assert_eq!(KeyPrefix::parse("agent:ops:*"), KeyPrefix::parse("agent:ops"));
+        assert_eq!(KeyPrefix::parse("*").unwrap(), KeyPrefix::everything());
+        for bad in ["", ":", "a::b", "a:", "a b", "é", &"a:".repeat(17), &"a".repeat(600)] {
+            assert!(KeyPrefix::parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -33,4 +33,4 @@ pub mod turn;
 
 pub use error::ErrorCode;
 pub use receipt::Receipt;
-pub use scope::{Caller, Denied, KeyPermit, SessionScope, Steward};
+pub use scope::{Caller, Denied, KeyPermit, SessionScope, Steward, TenantAdmin};

@@ -5,9 +5,11 @@
 //! pure: `engine::admission` alone loads the records and calls them (architecture rule 1).
 
 use crate::grant::{Grants, Verb, VerbSet};
-use crate::ids::{AuthEpoch, GenerationId, GenerationNo, Lifecycle, PrincipalId, SessionId, TenantId, UnixMillis};
+use crate::ids::{
+    AuthEpoch, CredentialId, GenerationId, GenerationNo, Lifecycle, PrincipalId, SessionId, TenantId, UnixMillis,
+};
 use crate::key::CanonicalKey;
-use crate::principal::{CredentialRecord, Principal, PrincipalKind, Proof};
+use crate::principal::{CredentialKind, CredentialRecord, CredentialTerms, Family, Principal, PrincipalKind, Proof};
 use crate::run::RunRecord;
 use crate::session::SessionRecord;
 
@@ -28,16 +30,63 @@ pub struct Caller {
     principal: Principal,
     ceiling: VerbSet,
     auth_epoch: AuthEpoch,
+    terms: Option<CredentialTerms>,
 }
 
-/// Verifies `proof` against the record. The only way to a [`Caller`].
+/// Verifies `proof` against the record. The only way to a [`Caller`] from a bearer; a credential that is no bearer by
+/// itself (refresh, device, stream) gives none.
 pub fn authenticate(record: &CredentialRecord, proof: &Proof, now: UnixMillis) -> Result<Caller, Denied> {
-    let in_time = record.not_after.is_none_or(|end| now <= end);
-    // The comparison runs first and always, so that a revoked or expired credential costs the same time.
-    if record.accepts(proof) && in_time && !record.revoked {
-        Ok(Caller { principal: record.principal, ceiling: record.ceiling, auth_epoch: record.auth_epoch })
-    } else {
-        Err(Denied::Credential)
+    let bearer = record.terms.as_ref().is_none_or(|terms| terms.kind.is_bearer());
+    if record.stands(proof, now) && bearer { Ok(caller(record)) } else { Err(Denied::Credential) }
+}
+
+fn caller(record: &CredentialRecord) -> Caller {
+    let CredentialRecord { principal, ceiling, auth_epoch, ref terms, .. } = *record;
+    Caller { principal, ceiling, auth_epoch, terms: terms.clone() }
+}
+
+/// The right to trade a refresh token for new credentials of its family, once. The store refuses it the second time.
+#[derive(Debug)]
+pub struct Renewal {
+    caller: Caller,
+    terms: CredentialTerms,
+}
+
+/// What a refresh token is good for.
+#[derive(Debug)]
+pub enum Refresh {
+    /// New credentials.
+    Renewal(Renewal),
+    /// It was used before: whoever holds its family is not to be believed any more.
+    Reused(Renewal),
+}
+
+/// Verifies a refresh token. A used one that is shown again with the right secret is told apart from a wrong one: it
+/// revokes its family.
+pub fn redeem(record: &CredentialRecord, proof: &Proof, now: UnixMillis) -> Result<Refresh, Denied> {
+    let shown =
+        CredentialRecord { revoked: false, demand: record.demand.clone(), terms: record.terms.clone(), ..*record };
+    let stands = shown.stands(proof, now);
+    let terms = record.terms.as_ref().filter(|terms| terms.kind == CredentialKind::Refresh);
+    let (true, Some(terms)) = (stands, terms) else { return Err(Denied::Credential) };
+    let renewal = Renewal { caller: caller(record), terms: terms.clone() };
+    Ok(if record.revoked { Refresh::Reused(renewal) } else { Refresh::Renewal(renewal) })
+}
+
+impl Renewal {
+    /// Whose credentials they are.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The refresh token that is traded in.
+    pub fn terms(&self) -> &CredentialTerms {
+        &self.terms
+    }
+
+    /// The family the new credentials belong to.
+    pub fn family(&self) -> Family {
+        self.terms.family
     }
 }
 
@@ -65,6 +114,11 @@ impl Caller {
     /// The epoch the credential was verified at.
     pub fn auth_epoch(&self) -> AuthEpoch {
         self.auth_epoch
+    }
+
+    /// The credential that was shown; none for a secret of the configuration.
+    pub fn terms(&self) -> Option<&CredentialTerms> {
+        self.terms.as_ref()
     }
 
     /// The same caller holding at most `requested`; it can only narrow.
@@ -245,11 +299,47 @@ pub fn readmit(
     now: UnixMillis,
 ) -> Result<SessionScope, Denied> {
     let ceiling = RUN_VERBS.into_iter().collect();
-    let caller = Caller { principal, ceiling, auth_epoch };
+    let caller = Caller { principal, ceiling, auth_epoch, terms: None };
     if run.principal != principal.id || run.session != session.id() || run.generation != session.generation_no() {
         return Err(Denied::NotPermitted);
     }
     authorize(admit(&caller, grants, Verb::Write, session.key(), now)?, session)
+}
+
+/// The right to say who may do what in one tenant. Everything that is issued or granted under it stays in that tenant.
+#[derive(Debug)]
+pub struct TenantAdmin {
+    principal: Principal,
+    credential: Option<CredentialId>,
+}
+
+/// Checks that the caller administers its tenant: `admin` on every key, by grant and by credential. The only way to a
+/// [`TenantAdmin`].
+pub fn administer(caller: &Caller, grants: &Grants, now: UnixMillis) -> Result<TenantAdmin, Denied> {
+    let ours = grants.belong_to(caller.tenant(), caller.principal());
+    if ours && grants.verbs_everywhere(now).meet(caller.ceiling).allows(Verb::Admin) {
+        let credential = caller.terms.as_ref().map(|terms| terms.id.clone());
+        Ok(TenantAdmin { principal: caller.principal, credential })
+    } else {
+        Err(Denied::NotPermitted)
+    }
+}
+
+impl TenantAdmin {
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        self.principal.tenant
+    }
+
+    /// Who administers it.
+    pub fn principal(&self) -> PrincipalId {
+        self.principal.id
+    }
+
+    /// With which credential; none for a secret of the configuration.
+    pub fn credential(&self) -> Option<&CredentialId> {
+        self.credential.as_ref()
+    }
 }
 
 /// Housekeeping authority: bootstrap, recovery lists, chain verification, sweeps, rotation. Yields no plaintext.

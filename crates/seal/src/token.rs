@@ -14,35 +14,8 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 use crate::SealError;
 use crate::key::Key;
 
-/// What a token is for; its first four characters say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TokenKind {
-    /// `wto_`: an operator, until rotated.
-    Operator,
-    /// `wta_`: access for minutes or hours.
-    Access,
-    /// `wtr_`: gets one new access token.
-    Refresh,
-    /// `wtd_`: a paired device, together with its key.
-    Device,
-    /// `wts_`: goes on with one stream.
-    Stream,
-}
-
-impl TokenKind {
-    const ALL: [Self; 5] = [Self::Operator, Self::Access, Self::Refresh, Self::Device, Self::Stream];
-
-    /// The prefix with its underscore.
-    pub fn prefix(self) -> &'static str {
-        match self {
-            Self::Operator => "wto_",
-            Self::Access => "wta_",
-            Self::Refresh => "wtr_",
-            Self::Device => "wtd_",
-            Self::Stream => "wts_",
-        }
-    }
-}
+/// What a token is for.
+pub use watertight_core::principal::CredentialKind as TokenKind;
 
 /// The text is not a token: a wrong prefix, length, character or checksum. Says no more, on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
