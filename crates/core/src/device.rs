@@ -5,10 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::grant::{Verb, VerbSet};
+use crate::grant::{Grants, Verb, VerbSet};
+use crate::ids::{CredentialId, PrincipalId, TenantId, UnixMillis};
+use crate::scope::{Caller, Denied};
 
 /// Fingerprint of a device's key: the SHA-256 of its 32 bytes. `device.id` of the wire is this in hex. Proves nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct DeviceId([u8; 32]);
 
 impl DeviceId {
@@ -101,6 +104,64 @@ impl PairingId {
 impl fmt::Display for PairingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// The right to say which devices of a tenant may act, for whom, and with what.
+#[derive(Clone, Debug)]
+pub struct DeviceKeeper {
+    tenant: TenantId,
+    principal: PrincipalId,
+    credential: Option<CredentialId>,
+    verbs: VerbSet,
+    everyone: bool,
+}
+
+/// Checks that the caller may pair devices, by grant and by credential. Who may so on every key keeps the devices of all
+/// principals, anybody else its own. The only way to a [`DeviceKeeper`].
+pub fn keep_devices(caller: &Caller, grants: &Grants, now: UnixMillis) -> Result<DeviceKeeper, Denied> {
+    if !grants.belong_to(caller.tenant(), caller.principal()) {
+        return Err(Denied::NotPermitted);
+    }
+    let granted: VerbSet = Verb::ALL.into_iter().filter(|verb| grants.prefixes(*verb, now).next().is_some()).collect();
+    let verbs = granted.meet(caller.ceiling());
+    if !verbs.allows(Verb::Pairing) {
+        return Err(Denied::NotPermitted);
+    }
+    Ok(DeviceKeeper {
+        tenant: caller.tenant(),
+        principal: caller.principal(),
+        credential: caller.terms().map(|terms| terms.id.clone()),
+        verbs,
+        everyone: grants.verbs_everywhere(now).meet(caller.ceiling()).allows(Verb::Pairing),
+    })
+}
+
+impl DeviceKeeper {
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Who keeps them; a device that it approves acts for it.
+    pub fn principal(&self) -> PrincipalId {
+        self.principal
+    }
+
+    /// With which credential; none for a secret of the configuration.
+    pub fn credential(&self) -> Option<&CredentialId> {
+        self.credential.as_ref()
+    }
+
+    /// What it holds at this moment, on some key at least.
+    pub fn verbs(&self) -> VerbSet {
+        self.verbs
+    }
+
+    /// Whether it keeps a device that acts for `principal`, or a request that this principal invited; none means that
+    /// nobody did.
+    pub fn keeps(&self, principal: Option<PrincipalId>) -> bool {
+        self.everyone || principal == Some(self.principal)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use uuid::Uuid;
 
 use crate::PATIENCE;
+use crate::device::Device;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 type Sink = futures_util::stream::SplitSink<Socket, Message>;
@@ -38,6 +39,8 @@ pub struct ConnectOptions {
     pub headers: Vec<(String, String)>,
     /// Fields of `connect` that replace those above.
     pub extra: Value,
+    /// The device that signs the challenge.
+    pub device: Option<Device>,
     /// Sees every text message as it came.
     pub tap: Option<Tap>,
 }
@@ -69,6 +72,7 @@ impl Default for ConnectOptions {
             caps: Vec::new(),
             headers: Vec::new(),
             extra: json!({}),
+            device: None,
             tap: None,
         }
     }
@@ -81,7 +85,8 @@ impl ConnectOptions {
         Self { scopes: scopes.iter().map(|&scope| scope.into()).collect(), ..self }
     }
 
-    fn params(&self, token: Option<&str>) -> Value {
+    /// The parameters of `connect`, without a device.
+    pub fn params(&self, token: Option<&str>) -> Value {
         let mut params = json!({
             "minProtocol": 4, "maxProtocol": 4,
             "client": {"id": self.client_id, "version": "1.0.0", "platform": "linux", "mode": self.mode},
@@ -172,7 +177,12 @@ impl GatewayClient {
     /// Opens the socket, waits for the challenge, sends `connect` and waits for hello.
     pub async fn connect(url: &str, token: Option<&str>, options: &ConnectOptions) -> Result<Self, ConnectError> {
         let mut client = Self::open_tapped(url, &options.headers, options.tap.clone()).await?;
-        let answer = client.send("connect", Some(options.params(token))).await.next().await;
+        let mut params = options.params(token);
+        if let Some(device) = &options.device {
+            let (nonce, ts) = (client.challenge["nonce"].as_str().unwrap_or_default(), &client.challenge["ts"]);
+            params["device"] = device.block(&params, 3, nonce, ts.as_i64().unwrap_or_default());
+        }
+        let answer = client.send("connect", Some(params)).await.next().await;
         match answer.map(outcome) {
             Some(Ok(hello)) => {
                 client.hello = hello;

@@ -4,6 +4,7 @@
 //! * [`canary`]: unique markers, and an oracle that finds those of others.
 //! * [`gateway`]: the built program as a child process.
 //! * [`gateway_client`]: a WebSocket client of the gateway protocol.
+//! * [`device`]: a device with a key of its own.
 //! * [`disk`]: a disk under SQLite that loses power, lies about syncs, fails and fills up.
 //! * [`polls`]: polling a future by hand and dropping it half-way.
 //! * [`scope`]: session scopes for tests of what lies below admission.
@@ -12,6 +13,7 @@
 //! [`PATIENCE`].
 
 pub mod canary;
+pub mod device;
 pub mod disk;
 pub mod gateway;
 pub mod gateway_client;

@@ -127,7 +127,7 @@ async fn enter<'a>(
             Err(misread) => return Err(misread.into()),
         }
     };
-    let welcome = match handshake::judge(gateway, peer, page, &first).await {
+    let welcome = match handshake::judge(gateway, peer, page, &nonce, &first).await {
         Ok(welcome) => welcome,
         Err(Refusal { response, code, reason }) => {
             if let Some((id, error)) = response {

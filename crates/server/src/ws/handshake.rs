@@ -1,7 +1,7 @@
 //! Who is let in, and as what (gateway-ws.md §1.5 to §1.7).
 //!
-//! A device block is read but not verified yet, so it proves nothing: a client with the shared secret is let in with or
-//! without one, and a device without the secret is told to pair.
+//! A device block is verified before any secret is looked at; a wrong one ends the connection. A client with the shared
+//! secret is let in with or without one, and a device without a secret is told to pair.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -14,10 +14,10 @@ use watertight_wire::openclaw::connect::ConnectParams;
 use watertight_wire::openclaw::frame::{self, BadFrame};
 use watertight_wire::openclaw::{ErrorShape, scope};
 
-use super::close;
 use super::origin::Page;
+use super::{close, devices};
 use crate::accept::Peer;
-use crate::gateway::{Gateway, Phase};
+use crate::gateway::{Gateway, Phase, now};
 use crate::options::AuthMode;
 
 /// A client that is let in.
@@ -45,7 +45,13 @@ pub(crate) struct Refusal {
 }
 
 /// Judges the first frame of a connection.
-pub(crate) async fn judge(gateway: &Gateway, peer: &Peer, page: Page, frame: &str) -> Result<Welcome, Refusal> {
+pub(crate) async fn judge(
+    gateway: &Gateway,
+    peer: &Peer,
+    page: Page,
+    challenge: &str,
+    frame: &str,
+) -> Result<Welcome, Refusal> {
     let request = frame::parse(frame).map_err(|bad| Refusal {
         response: None,
         code: close::POLICY,
@@ -58,7 +64,7 @@ pub(crate) async fn judge(gateway: &Gateway, peer: &Peer, page: Page, frame: &st
     let id = request.id;
     let admitted = if request.method == "connect" {
         match ConnectParams::parse(request.params.as_deref()) {
-            Ok(params) => admit(gateway, peer, page, params).await,
+            Ok(params) => admit(gateway, peer, page, challenge, params).await,
             Err(error) => Err(Denial::policy(error)),
         }
     } else {
@@ -88,6 +94,7 @@ async fn admit(
     gateway: &Gateway,
     peer: &Peer,
     page: Page,
+    challenge: &str,
     params: ConnectParams,
 ) -> Result<(ConnectParams, Access, Vec<String>), Denial> {
     if gateway.phase() != Phase::Serving {
@@ -101,6 +108,7 @@ async fn admit(
         return Err(Denial::policy(ErrorShape::invalid("invalid role")));
     }
     check_page(&params, page).map_err(Denial::policy)?;
+    let _device = devices::proven(&params, challenge, now()).map_err(Denial::policy)?;
     let scopes = requested_scopes(&params);
     let access = authenticate(gateway, peer, &params, scope::verbs(scopes.iter().map(String::as_str))).await?;
     if params.device.is_none() && params.client.is_ui() {
@@ -216,7 +224,7 @@ fn mismatch(mode: AuthMode) -> ErrorShape {
 
 /// The client showed no secret we could check.
 fn nothing_presented(params: &ConnectParams) -> Denial {
-    if params.auth.has_bootstrap_token() {
+    if params.auth.bootstrap_token().is_some() {
         return Denial::policy(unauthorized(
             "unauthorized: setup code invalid, expired, revoked, or already used (create a new code)",
             "AUTH_BOOTSTRAP_TOKEN_INVALID",
@@ -224,7 +232,7 @@ fn nothing_presented(params: &ConnectParams) -> Denial {
             "review_auth_configuration",
         ));
     }
-    if params.auth.has_device_token() {
+    if params.auth.device_token().is_some() {
         return Denial::policy(unauthorized(
             "unauthorized: device token mismatch (rotate/reissue device token)",
             "AUTH_DEVICE_TOKEN_MISMATCH",

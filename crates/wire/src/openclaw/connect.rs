@@ -112,7 +112,8 @@ static PARAMS: Shape = open(&[
             required("publicKey", text(1)),
             required("signature", text(1)),
             required("signedAt", integer(0)),
-            required("nonce", text(1)),
+            // Its absence has an answer of its own.
+            optional("nonce", text(0)),
         ]),
     ),
     optional(
@@ -181,12 +182,21 @@ pub struct Client {
     pub instance_id: Option<String>,
 }
 
-/// A device identity. Its signature is not verified yet, so it grants nothing.
+/// A device identity, as the client claims it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
-    /// Fingerprint of the device's key.
+    /// Fingerprint of the device's key: lower-case hex.
     pub id: String,
+    /// The key: 32 bytes in base64url.
+    pub public_key: String,
+    /// The key's signature over one of [`ConnectParams::device_payloads`].
+    pub signature: String,
+    /// When it was signed, in milliseconds since the epoch.
+    pub signed_at: i64,
+    /// The challenge it answers.
+    #[serde(default)]
+    pub nonce: String,
 }
 
 /// What a client presents. No `Debug`: it holds secrets.
@@ -217,18 +227,50 @@ impl Auth {
         secrets
     }
 
-    /// Whether it presents only what a device got from pairing.
-    pub fn has_device_token(&self) -> bool {
-        self.device_token.as_ref().is_some_and(|token| !token.is_empty())
+    /// What a device got from pairing.
+    pub fn device_token(&self) -> Option<&str> {
+        given(self.device_token.as_ref())
     }
 
-    /// Whether it presents a setup code.
-    pub fn has_bootstrap_token(&self) -> bool {
-        self.bootstrap_token.as_ref().is_some_and(|token| !token.is_empty())
+    /// A setup code.
+    pub fn bootstrap_token(&self) -> Option<&str> {
+        given(self.bootstrap_token.as_ref())
+    }
+
+    /// What a device signs of all this: the first that is there, also an empty one.
+    fn signed_token(&self) -> &str {
+        [&self.token, &self.device_token, &self.bootstrap_token].into_iter().flatten().next().map_or("", String::as_str)
     }
 }
 
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
+}
+
+/// Stands between the fields of what a device signs.
+const SEPARATOR: char = '|';
+
 impl ConnectParams {
+    /// What its device has to have signed: version 3 of the payload, or version 2 without the last two fields
+    /// (gateway-ws.md §1.7). None without a device, and where a field holds a separator: then two sets of fields could
+    /// read the same.
+    pub fn device_payloads(&self) -> Option<[String; 2]> {
+        let device = self.device.as_ref()?;
+        let scopes = self.scopes.join(",");
+        let described = |text: Option<&str>| text.unwrap_or_default().trim().to_ascii_lowercase();
+        let (platform, family) =
+            (described(Some(&self.client.platform)), described(self.client.device_family.as_deref()));
+        let (role, token) = (self.role.as_deref().unwrap_or("operator"), self.auth.signed_token());
+        let fields = [&device.id, &device.nonce, role, &scopes, token, &platform, &family];
+        if fields.iter().any(|field| field.contains(SEPARATOR)) || self.scopes.iter().any(|scope| scope.contains(',')) {
+            return None;
+        }
+        let (client, mode) = (name(&self.client.id), name(&self.client.mode));
+        let common = [&device.id, &*client, &*mode, role, &scopes, &device.signed_at.to_string(), token, &device.nonce]
+            .join("|");
+        Some([format!("v3|{common}|{platform}|{family}"), format!("v2|{common}")])
+    }
+
     /// Parses the parameters of `connect`.
     pub fn parse(params: Option<&serde_json::value::RawValue>) -> Result<Self, ErrorShape> {
         super::shape::parse("connect", &PARAMS, params)
@@ -278,6 +320,14 @@ impl Client {
             (self.id, self.mode),
             (ClientId::GatewayClient, ClientMode::Backend) | (ClientId::Cli, ClientMode::Cli)
         )
+    }
+}
+
+/// A name of a closed set as the wire spells it.
+fn name(of: &impl Serialize) -> String {
+    match serde_json::to_value(of) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
     }
 }
 
@@ -334,6 +384,47 @@ mod tests {
         let mut params = with_client(4, 4, "cli", "cli");
         params["auth"] = json!({"token": "hush", "deviceToken": "hush", "bootstrapToken": "hush"});
         assert!(!format!("{:?}", parse(params).unwrap()).contains("hush"));
+    }
+
+    fn device_params() -> Value {
+        let mut params = with_client(4, 4, "test", "test");
+        params["client"]["platform"] = json!(" Linux ");
+        params["client"]["deviceFamily"] = json!("BOX");
+        params["scopes"] = json!(["operator.read", "operator.write"]);
+        params["auth"] = json!({"token": "SECRET", "deviceToken": "other"});
+        params["device"] = json!({"id": "ab", "publicKey": "k", "signature": "s", "signedAt": 1_800_000_000_000_i64, "nonce": "nonce-1"});
+        params
+    }
+
+    #[test]
+    fn a_device_signs_every_field_that_decides_what_it_gets() {
+        let payloads = parse(device_params()).unwrap().device_payloads().unwrap();
+        let common = "ab|test|test|operator|operator.read,operator.write|1800000000000|SECRET|nonce-1";
+        assert_eq!(payloads, [format!("v3|{common}|linux|box"), format!("v2|{common}")]);
+        let mut bare = device_params();
+        bare["auth"] = json!({"password": "p", "bootstrapToken": "code"});
+        bare["client"].as_object_mut().unwrap().remove("deviceFamily");
+        bare["scopes"] = json!([]);
+        let payloads = parse(bare).unwrap().device_payloads().unwrap();
+        assert_eq!(payloads[0], "v3|ab|test|test|operator||1800000000000|code|nonce-1|linux|");
+    }
+
+    #[test]
+    fn fields_that_could_be_read_two_ways_are_not_signed_for() {
+        for (at, text) in [
+            ("/scopes/0", "operator.read|x"),
+            ("/scopes/0", "operator.read,operator.admin"),
+            ("/auth/token", "SECRET|n"),
+            ("/client/platform", "linux|box"),
+            ("/client/deviceFamily", "a|b"),
+            ("/device/nonce", "n|n"),
+            ("/device/id", "a|b"),
+        ] {
+            let mut params = device_params();
+            *params.pointer_mut(at).unwrap() = json!(text);
+            assert_eq!(parse(params).unwrap().device_payloads(), None, "{at} {text}");
+        }
+        assert_eq!(parse(with_client(4, 4, "cli", "cli")).unwrap().device_payloads(), None);
     }
 
     #[test]
