@@ -17,12 +17,11 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::gateway::{Gateway, Phase};
 use crate::limit::{Place, Source};
 use crate::routes;
+use crate::stream::{HttpStream, Stream};
 use crate::ws::connection;
 use crate::ws::origin::Page;
 use crate::ws::upgrade::Agreement;
 
-/// Until the whole header of a request is read.
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// Largest header of a request, in bytes.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Most header fields of a request.
@@ -65,7 +64,8 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
                         if let Some(count) = gateway.turned_away.count() {
                             tracing::warn!(%address, count, "too many connections that have not authenticated; refused one");
                         }
-                        gateway.connections.spawn(refuse(stream));
+                        let sentence = gateway.options.tls.is_none();
+                        gateway.connections.spawn(refuse(stream, sentence));
                     }
                 }
             }
@@ -77,8 +77,11 @@ pub(crate) async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-/// One sentence without reading anything.
-async fn refuse(mut stream: TcpStream) {
+/// One sentence, where it can be read, without reading anything.
+async fn refuse(mut stream: TcpStream, sentence: bool) {
+    if !sentence {
+        return;
+    }
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
         Retry-After: 1\r\nConnection: close\r\nContent-Length: 48\r\n\r\nToo many connections are waiting to authenticate";
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
@@ -95,14 +98,29 @@ async fn serve(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gatew
 
 /// A connection that goes on as a WebSocket.
 struct Upgraded {
-    stream: TcpStream,
+    stream: Stream,
     /// What came behind the request.
     early: Bytes,
     page: Page,
 }
 
 async fn serve_http(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<Gateway>) -> Option<Upgraded> {
-    let age = tokio::time::sleep_until((peer.accepted_at + gateway.options.timing.handshake).into());
+    let timing = gateway.options.timing;
+    let header_deadline = peer.accepted_at + timing.header;
+    let stream = match &gateway.options.tls {
+        None => HttpStream::Plain(stream),
+        Some(tls) => {
+            let secured = tokio::select! {
+                secured = tls.accept(stream) => secured?,
+                () = tokio::time::sleep_until(header_deadline.into()) => return None,
+                () = gateway.reached(Phase::Closing) => return None,
+            };
+            HttpStream::Tls(Box::new(secured))
+        }
+    };
+    // What is left of it, for a connection that takes it for its handshake.
+    let header_patience = header_deadline.saturating_duration_since(Instant::now());
+    let age = tokio::time::sleep_until((peer.accepted_at + timing.handshake).into());
     let over = async {
         tokio::select! {
             // Requests keep it open, but it holds a stranger's place all the time.
@@ -121,7 +139,7 @@ async fn serve_http(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
+        .header_read_timeout(header_patience)
         .max_header_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADER_FIELDS)
         .serve_connection(TokioIo::new(stream), service);
@@ -139,5 +157,5 @@ async fn serve_http(stream: TcpStream, peer: Peer, router: Router, gateway: Arc<
     }
     let page = agreement.page()?;
     let Parts { io, read_buf, .. } = connection.into_parts();
-    Some(Upgraded { stream: io.into_inner(), early: read_buf, page })
+    Some(Upgraded { stream: io.into_inner().into_stream(), early: read_buf, page })
 }

@@ -6,6 +6,8 @@
 //!
 //! * [`options`]: what a deployment or a test may set.
 //! * [`accept`]: connections in, bounded before anybody is believed.
+//! * [`tls`]: the certificate, and new ones in its place.
+//! * [`stream`]: a connection, with TLS or without.
 //! * [`routes`]: paths, common headers and common refusals.
 //! * [`probe`]: liveness, readiness and start-up probes.
 //! * [`limit`]: who may knock, and how often with a wrong secret.
@@ -19,7 +21,9 @@ mod limit;
 pub mod options;
 mod probe;
 mod routes;
+mod stream;
 mod tally;
+pub mod tls;
 mod ws;
 
 use std::future::Future;
@@ -47,6 +51,9 @@ pub async fn run(
     let gateway = Gateway::new(engine, options, address);
     // A task of its own: whoever polls this future may be a thread that has to be woken for every connection.
     let mut accepting = AbortOnDropHandle::new(tokio::spawn(accept::accept(listener, gateway.clone())));
+    let tls = gateway.options.tls.clone();
+    let _renewing =
+        tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls.keep_up(gateway.options.timing.certificate))));
     tokio::select! {
         // Only a panic ends it.
         ended = &mut accepting => return Err(io::Error::other(format!("no connections are accepted any more: {ended:?}"))),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tls::Tls;
+
 /// How the server runs. The defaults are the product's; tests shorten the times.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -12,6 +14,8 @@ pub struct ServerOptions {
     /// Whether a proxy in front speaks TLS: then the `Host` header names the proxy, also on loopback, and all clients
     /// have its address, so that nothing is counted by address.
     pub behind_tls_proxy: bool,
+    /// Certificate and key of a listener that speaks TLS; none for plain text.
+    pub tls: Option<Tls>,
     /// How long active runs may go on after the shutdown.
     pub drain_grace: Duration,
     /// The clocks of a WebSocket.
@@ -26,6 +30,7 @@ impl Default for ServerOptions {
             version: env!("CARGO_PKG_VERSION"),
             auth_mode: AuthMode::Token,
             behind_tls_proxy: false,
+            tls: None,
             drain_grace: Duration::from_mins(5),
             timing: Timing::default(),
             limits: Limits::default(),
@@ -65,11 +70,15 @@ impl From<&watertight_config::Auth> for AuthMode {
     }
 }
 
-/// The clocks of a WebSocket (gateway-ws.md §1.2).
+/// The clocks of a WebSocket (gateway-ws.md §1.2) and of its beginnings (isolation.md §2.10).
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// From accept to hello. A plain HTTP connection is told to close after the same time.
     pub handshake: Duration,
+    /// From accept to the whole header of a request, the TLS handshake included.
+    pub header: Duration,
+    /// Between two looks at the files of the certificate.
+    pub certificate: Duration,
     /// Between ticks; announced to clients.
     pub tick: Duration,
     /// Between pings.
@@ -86,6 +95,8 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(15),
+            header: Duration::from_secs(10),
+            certificate: Duration::from_secs(2),
             tick: Duration::from_secs(30),
             ping: Duration::from_secs(25),
             pong: Duration::from_secs(25),

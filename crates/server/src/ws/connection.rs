@@ -7,9 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -37,12 +34,13 @@ use super::writer::{Broken, Pinged, Writer, write_all};
 use super::{ATTACHMENTS, MAX_FRAME_BYTES, close, method, system, view};
 use crate::accept::Peer;
 use crate::gateway::{Gateway, Phase, now};
+use crate::stream::{ReadHalf, Stream, WriteHalf};
 
 /// The capability of a client that hears runs only of the sessions it names.
 const SCOPED_EVENTS: &str = "session-scoped-events";
 
 /// Serves a socket to its end; of what the client sends, `early` is here already.
-pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, stream: TcpStream, early: Bytes) {
+pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, stream: Stream, early: Bytes) {
     let mut socket = Socket { stream, incoming: Incoming::new(&early) };
     // It holds the whole buffer the request was read into.
     drop(early);
@@ -73,7 +71,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, peer: Peer, page: Page, stream:
 
 /// A client's connection.
 struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     incoming: Incoming,
 }
 
@@ -111,7 +109,7 @@ async fn enter<'a>(
 ) -> Result<(Arc<Client>, Line<'a>, Box<Greeting>), End> {
     let incoming = &mut socket.incoming;
     let (mut reading, stream) = socket.stream.split();
-    let stream = stream.as_ref();
+    let stream = &stream;
     let nonce = Uuid::new_v4().to_string();
     send(stream, &Event::unnumbered("connect.challenge", Challenge { nonce: &nonce, ts: now().0 })).await?;
     let first = loop {
@@ -167,7 +165,7 @@ async fn enter<'a>(
 }
 
 /// Sends a frame to a stranger. The deadline of the handshake is the only bound on its patience.
-async fn send(stream: &TcpStream, frame: &impl serde::Serialize) -> Result<(), End> {
+async fn send(stream: &WriteHalf<'_>, frame: &impl serde::Serialize) -> Result<(), End> {
     let frame = Frame::json(frame, 512).map_err(|error| {
         tracing::error!(%error, "a frame cannot be written as JSON");
         End::Gone
@@ -175,7 +173,7 @@ async fn send(stream: &TcpStream, frame: &impl serde::Serialize) -> Result<(), E
     send_frame(stream, frame).await
 }
 
-async fn send_frame(stream: &TcpStream, frame: Frame) -> Result<(), End> {
+async fn send_frame(stream: &WriteHalf<'_>, frame: Frame) -> Result<(), End> {
     write_all(stream, &[frame], Duration::MAX).await.map_err(|Broken| End::Gone)
 }
 
@@ -255,8 +253,7 @@ async fn converse(
     let timing = gateway.options.timing;
     let pinged = Pinged::default();
     let (mut reading, stream) = socket.stream.split();
-    let mut writer =
-        Writer { outbox: &outbox, stream: stream.as_ref(), pinged: &pinged, patience: timing.ping + timing.pong };
+    let mut writer = Writer { outbox: &outbox, stream: &stream, pinged: &pinged, patience: timing.ping + timing.pong };
     let session = Session { gateway, client: &client, pinged: &pinged, reads, health_version };
     let mut writer = std::pin::pin!(writer.write());
     let end = tokio::select! {
@@ -439,7 +436,7 @@ async fn written(pinged: &Pinged) -> Instant {
 
 /// Sends the close frame, if one is given, then reads what the client still sends until it closes too. Dropping a
 /// socket with unread bytes would reset it, and the client might never see why it was closed.
-async fn finish(mut stream: TcpStream, end: End, grace: Duration) {
+async fn finish(mut stream: Stream, end: End, grace: Duration) {
     let farewell = async {
         let frame = match end {
             End::Gone => None,
@@ -447,11 +444,9 @@ async fn finish(mut stream: TcpStream, end: End, grace: Duration) {
             End::With(frame) => Some(Frame::close(Some(&frame))),
         };
         if let Some(frame) = frame {
-            let _ = send_frame(&stream, frame).await;
+            let _ = send_frame(&stream.split().1, frame).await;
         }
-        let _ = stream.shutdown().await;
-        let mut rest = vec![0; 4096];
-        while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {}
+        stream.hang_up().await;
     };
     let _ = tokio::time::timeout(grace, farewell).await;
 }

@@ -4,17 +4,16 @@
 //! one limit for strangers and friends. Thousands of connections that only listen must cost next to nothing, so bytes
 //! are read here: into memory that grows with what has really come, and that is given back when a message is complete.
 
-use std::future::Future;
 use std::io::Cursor;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::poll_fn;
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::ReadHalf;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+use crate::stream::ReadHalf;
 
 /// Largest frame before hello, in bytes of payload.
 pub(crate) const MAX_STRANGER_FRAME: usize = 64 * 1024;
@@ -108,9 +107,7 @@ impl Incoming {
         // announced takes no memory.
         let room = missing.clamp(SMALL_READ, LARGE_READ.max(self.buffer.len()));
         let read = poll_fn(|cx| {
-            std::task::ready!(stream.as_ref().poll_read_ready(cx))?;
-            self.buffer.reserve(room);
-            let read = std::pin::pin!(stream.read_buf(&mut self.buffer)).poll(cx);
+            let read = stream.poll_read(cx, &mut self.buffer, room);
             if self.buffer.is_empty() {
                 // Whoever waits holds nothing.
                 self.buffer = BytesMut::new();

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::poll_fn;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::frame::Frame;
 use super::outbox::{Item, Load, Outbox};
+use crate::stream::WriteHalf;
 
 /// Bytes handed to the socket before they count as sent.
 const WRITE_BATCH: usize = 256 * 1024;
@@ -39,7 +39,7 @@ impl Pinged {
 /// The socket's sending half.
 pub(super) struct Writer<'a> {
     pub(super) outbox: &'a Outbox,
-    pub(super) stream: &'a TcpStream,
+    pub(super) stream: &'a WriteHalf<'a>,
     pub(super) pinged: &'a Pinged,
     /// How long nothing at all may leave while something waits to.
     pub(super) patience: Duration,
@@ -84,18 +84,21 @@ impl Writer<'_> {
 pub(super) trait Sink {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Hands on what was taken and still waits.
+    fn try_flush(&self) -> io::Result<()>;
 }
 
-impl Sink for TcpStream {
+impl Sink for WriteHalf<'_> {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_ready(cx)
+        self.poll_ready(cx)
     }
 
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match slices {
-            [only] => self.try_write(only),
-            several => self.try_write_vectored(several),
-        }
+        self.try_write(slices)
+    }
+
+    fn try_flush(&self) -> io::Result<()> {
+        self.try_flush()
     }
 }
 
@@ -104,13 +107,21 @@ pub(super) async fn write_all(stream: &impl Sink, frames: &[Frame], patience: Du
     let mut left = frames;
     // Bytes of the first frame that have left.
     let mut gone = 0;
-    while let Some((first, others)) = left.split_first() {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        slices[0] = IoSlice::new(&first.as_bytes()[gone..]);
-        for (slice, frame) in slices[1..].iter_mut().zip(others) {
-            *slice = IoSlice::new(frame.as_bytes());
-        }
-        let written = stream.try_write(&slices[..left.len().min(SLICES)]);
+    loop {
+        let written = match left.split_first() {
+            Some((first, others)) => {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                slices[0] = IoSlice::new(&first.as_bytes()[gone..]);
+                for (slice, frame) in slices[1..].iter_mut().zip(others) {
+                    *slice = IoSlice::new(frame.as_bytes());
+                }
+                stream.try_write(&slices[..left.len().min(SLICES)])
+            }
+            None => match stream.try_flush() {
+                Ok(()) => return Ok(()),
+                Err(error) => Err(error),
+            },
+        };
         match written {
             Ok(0) => return Err(Broken),
             Ok(written) => {
@@ -134,7 +145,6 @@ pub(super) async fn write_all(stream: &impl Sink, frames: &[Frame], patience: Du
             Err(_) => return Err(Broken),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -144,7 +154,7 @@ mod tests {
 
     use super::*;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::Sleep;
 
     /// A connection; we write to the first.
@@ -161,7 +171,7 @@ mod tests {
     #[tokio::test]
     async fn frames_of_every_size_arrive_whole_and_in_order() {
         for (count, bytes) in [(1, 0), (1, 3_000_000), (100, 10), (3, 2_000_000), (70, 50_000)] {
-            let (ours, mut theirs) = pair().await;
+            let (mut ours, mut theirs) = pair().await;
             let frames = frames(count, bytes);
             let expected: Vec<u8> = frames.iter().flat_map(|frame| frame.as_bytes().to_vec()).collect();
             let read = tokio::spawn(async move {
@@ -169,7 +179,7 @@ mod tests {
                 theirs.read_to_end(&mut all).await.unwrap();
                 all
             });
-            write_all(&ours, &frames, Duration::MAX).await.unwrap();
+            write_all(&WriteHalf::Plain(ours.split().1), &frames, Duration::MAX).await.unwrap();
             drop(ours);
             assert!(read.await.unwrap() == expected, "{count} frames of {bytes} bytes");
         }
@@ -177,10 +187,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_given_up() {
-        let (ours, _theirs) = pair().await;
+        let (mut ours, _theirs) = pair().await;
         // More than the system's two buffers hold.
         let frames = frames(20, 1_000_000);
-        assert!(write_all(&ours, &frames, Duration::from_millis(50)).await.is_err());
+        assert!(write_all(&WriteHalf::Plain(ours.split().1), &frames, Duration::from_millis(50)).await.is_err());
     }
 
     /// Takes ten bytes, and then none for a while.
@@ -204,6 +214,10 @@ mod tests {
             let taken = slices.iter().map(|slice| slice.len()).sum::<usize>().min(10);
             self.taken.fetch_add(taken, Ordering::Relaxed);
             Ok(taken)
+        }
+
+        fn try_flush(&self) -> io::Result<()> {
+            Ok(())
         }
     }
 
