@@ -183,6 +183,11 @@ impl CredentialRecord {
         Self { principal, demand, ceiling: VerbSet::all(), auth_epoch, terms: None, revoked: false }
     }
 
+    /// The tenant it belongs to. Says nothing about whether anybody proved it.
+    pub fn tenant(&self) -> TenantId {
+        self.principal.tenant
+    }
+
     /// Whether the proof fits and the credential has not ended. The comparison runs first and always, so that a revoked
     /// or expired credential costs the same time.
     pub(crate) fn stands(&self, proof: &Proof, now: UnixMillis) -> bool {

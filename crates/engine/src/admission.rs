@@ -3,20 +3,26 @@
 //! The only module that loads the records and calls core's `authenticate`, `admit` and `authorize` (architecture
 //! rule 1). Every surface, and `--local` too, comes through here.
 
+mod live;
+
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use watertight_config::{Auth, Config};
 use watertight_core::grant::{Grants, Verb, VerbSet};
-use watertight_core::ids::{GenerationId, PrincipalId, RunId, TenantId, UnixMillis};
+use watertight_core::ids::{CredentialId, GenerationId, PrincipalId, RunId, TenantId, UnixMillis};
 use watertight_core::key::{CanonicalKey, Home, KeyError, KeyPolicy, KeyRules};
-use watertight_core::principal::{CredentialRecord, Demand, Principal, PrincipalKind, Proof};
+use watertight_core::principal::{CredentialRecord, Demand, Family, Principal, PrincipalKind, Proof};
 use watertight_core::run::RunRecord;
-use watertight_core::scope::{admit, authenticate, authorize};
-use watertight_core::{Caller, KeyPermit, SessionScope};
+use watertight_core::scope::{Refresh, administer, admit, authenticate, authorize, redeem};
+use watertight_core::{Caller, KeyPermit, SessionScope, TenantAdmin};
 use watertight_seal::token::{Token, TokenHasher, TokenKind};
 use watertight_store::Store;
+use watertight_store::authority::GrantRow;
 use watertight_store::model::{GenerationHit, ListQuery, SessionPage, TenantRow};
+
+pub use live::{Ended, Held};
+use live::{InUse, Live};
 
 use crate::clock::Clock;
 use crate::error::EngineError;
@@ -25,7 +31,7 @@ use crate::error::EngineError;
 #[derive(Clone, Debug)]
 pub struct Access {
     caller: Caller,
-    grants: Grants,
+    live: Arc<Live>,
     home: Home,
     rules: Arc<KeyRules>,
 }
@@ -69,8 +75,11 @@ pub(crate) struct Admission {
     clock: Clock,
     /// The secret the configuration names, acting as the operator of tenant `default`.
     shared: Option<CredentialRecord>,
-    rules: HashMap<TenantId, Arc<KeyRules>>,
+    rules: RwLock<HashMap<TenantId, Arc<KeyRules>>>,
     strict: Arc<KeyRules>,
+    in_use: InUse,
+    /// The tenant whose operator runs the gateway.
+    gateway: TenantId,
 }
 
 impl Admission {
@@ -97,7 +106,16 @@ impl Admission {
                 (row.operator.tenant, rules(policy))
             })
             .collect();
-        Self { store, hasher, clock, shared, rules: by_tenant, strict: rules(KeyPolicy::Strict) }
+        Self {
+            store,
+            hasher,
+            clock,
+            shared,
+            rules: RwLock::new(by_tenant),
+            strict: rules(KeyPolicy::Strict),
+            in_use: InUse::default(),
+            gateway: operator.operator.tenant,
+        }
     }
 
     /// Verifies what a client showed and loads its grants.
@@ -106,37 +124,95 @@ impl Admission {
         presented: Presented<'_>,
         requested: Option<VerbSet>,
     ) -> Result<Access, AuthFailure> {
-        let caller = match (&self.shared, presented) {
-            (None, Presented::Nothing) => return Err(AuthFailure::Missing),
-            (None, Presented::Secret(text)) => self.stored_credential(text).await?,
+        loop {
+            let seen = self.in_use.changes();
+            let caller = self.verified(presented).await?;
+            let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
+            let home = home_of(&caller, &grants).map_err(|_| AuthFailure::Unavailable)?;
+            // Something was revoked or granted meanwhile: look again.
+            let Some(live) = self.in_use.join(&caller, grants, seen) else { continue };
+            let rules = self.rules_of(caller.tenant());
+            let caller = match requested {
+                Some(verbs) => caller.narrowed(verbs),
+                None => caller,
+            };
+            return Ok(Access { caller, live, home, rules });
+        }
+    }
+
+    async fn verified(&self, presented: Presented<'_>) -> Result<Caller, AuthFailure> {
+        match (&self.shared, presented) {
+            (None, Presented::Nothing) => Err(AuthFailure::Missing),
+            (None, Presented::Secret(text)) => self.stored_credential(text).await,
             (Some(record), presented) => match self.check(record, presented) {
                 Err(AuthFailure::Mismatch) => match presented {
                     // A shared secret replaces the generated operator token; every other token goes on to hold.
-                    Presented::Secret(text) if !is_operator_token(text) => self.stored_credential(text).await?,
-                    _ => return Err(AuthFailure::Mismatch),
+                    Presented::Secret(text) if !self.is_replaced(text).await? => self.stored_credential(text).await,
+                    _ => Err(AuthFailure::Mismatch),
                 },
-                checked => checked?,
+                checked => checked,
             },
-        };
-        let caller = match requested {
-            Some(verbs) => caller.narrowed(verbs),
-            None => caller,
-        };
-        let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
-        let home = home_of(caller.kind(), caller.principal()).map_err(|_| AuthFailure::Unavailable)?;
-        let rules = self.rules_of(caller.tenant()).clone();
-        Ok(Access { caller, grants, home, rules })
+        }
     }
 
-    fn rules_of(&self, tenant: TenantId) -> &Arc<KeyRules> {
-        self.rules.get(&tenant).unwrap_or(&self.strict)
+    /// The right to administer the caller's tenant.
+    pub(crate) fn administer(&self, access: &Access) -> Result<TenantAdmin, EngineError> {
+        let now = self.clock.now();
+        access.stands(now)?;
+        administer(&access.caller, &access.live.grants(), now).map_err(|_| EngineError::NotAdmin)
+    }
+
+    /// Verifies a refresh token.
+    pub(crate) async fn redeem(&self, text: &str, now: UnixMillis) -> Result<Refresh, AuthFailure> {
+        let token = Token::parse(text).map_err(|_| AuthFailure::Mismatch)?;
+        let proof = Proof::Secret(self.hasher.hash_token(&token));
+        let record = self.store.credential(token.id()).await.map_err(|_| AuthFailure::Unavailable)?;
+        redeem(&record.ok_or(AuthFailure::Mismatch)?, &proof, now).map_err(|_| AuthFailure::Mismatch)
+    }
+
+    /// The tenant whose operator runs the gateway.
+    pub(crate) fn gateway(&self) -> TenantId {
+        self.gateway
+    }
+
+    /// Ends the credentials in use that are meant, and all that rests on them; how many connections and streams.
+    pub(crate) fn end(&self, is_meant: impl Fn(TenantId, PrincipalId, Option<&CredentialId>) -> bool) -> usize {
+        self.in_use.revoke(is_meant)
+    }
+
+    /// The same for those of one family.
+    pub(crate) fn end_family(&self, tenant: TenantId, family: Family) -> usize {
+        self.in_use.revoke_family(tenant, family)
+    }
+
+    /// Gives a principal's credentials in use what it is granted now.
+    pub(crate) fn regrant(&self, tenant: TenantId, principal: PrincipalId, rows: &[GrantRow]) {
+        self.in_use.regrant(tenant, principal, rows);
+    }
+
+    /// Whether a text is an operator token of the tenant whose operator the configuration gives a secret of its own.
+    async fn is_replaced(&self, text: &str) -> Result<bool, AuthFailure> {
+        let Ok(token) = Token::parse(text) else { return Ok(false) };
+        if token.kind() != TokenKind::Operator {
+            return Ok(false);
+        }
+        let record = self.store.credential(token.id()).await.map_err(|_| AuthFailure::Unavailable)?;
+        Ok(record.is_none_or(|record| record.tenant() == self.gateway))
+    }
+
+    fn rules_of(&self, tenant: TenantId) -> Arc<KeyRules> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.get(&tenant).unwrap_or(&self.strict).clone()
     }
 
     /// What the key says of its session to this principal; none where no configured agent answers in it.
-    pub(crate) fn standing(&self, principal: &Principal, key: &CanonicalKey) -> Option<Standing> {
+    pub(crate) fn standing(&self, principal: &Principal, name: &str, key: &CanonicalKey) -> Option<Standing> {
         let rules = self.rules_of(principal.tenant);
         let agent = rules.owner(key)?.as_str();
-        let home = home_of(principal.kind, principal.id).ok()?;
+        let home = match principal.kind {
+            PrincipalKind::Operator => Home::Operator,
+            PrincipalKind::User | PrincipalKind::Service => Home::user(name).ok()?,
+        };
         let is_main = rules.main_key(&home, Some(agent)).is_ok_and(|main| main == *key);
         Some(Standing { agent: agent.to_owned(), is_main })
     }
@@ -162,7 +238,9 @@ impl Admission {
     }
 
     fn permit(&self, access: &Access, verb: Verb, key: &CanonicalKey) -> Result<KeyPermit, EngineError> {
-        admit(&access.caller, &access.grants, verb, key, self.clock.now())
+        let now = self.clock.now();
+        access.stands(now)?;
+        admit(&access.caller, &access.live.grants(), verb, key, now)
             .map_err(|_| EngineError::NoSession(key.to_string()))
     }
 
@@ -173,7 +251,11 @@ impl Admission {
         verb: Verb,
         key: &CanonicalKey,
     ) -> Result<Option<SessionScope>, EngineError> {
-        let Ok(permit) = self.permit(access, verb, key) else { return Ok(None) };
+        let permit = match self.permit(access, verb, key) {
+            Ok(permit) => permit,
+            Err(error @ EngineError::Ended(_)) => return Err(error),
+            Err(_) => return Ok(None),
+        };
         let Some(record) = self.store.find_session(&permit).await? else { return Ok(None) };
         Ok(authorize(permit, &record).ok())
     }
@@ -194,13 +276,15 @@ impl Admission {
     }
 
     pub(crate) async fn list(&self, access: &Access, query: ListQuery) -> Result<SessionPage, EngineError> {
+        access.stands(self.clock.now())?;
         if !access.verbs().allows(Verb::Read) {
             return Ok(SessionPage { rows: Vec::new(), total: 0 });
         }
-        Ok(self.store.list(&access.caller, &access.grants, query).await?)
+        Ok(self.store.list(&access.caller, &access.live.grants(), query).await?)
     }
 
     pub(crate) async fn run(&self, access: &Access, run: &RunId) -> Result<Option<RunRecord>, EngineError> {
+        access.stands(self.clock.now())?;
         Ok(self.store.find_run(&access.caller, run).await?)
     }
 
@@ -211,7 +295,8 @@ impl Admission {
         generation: &GenerationId,
     ) -> Result<Vec<GenerationHit>, EngineError> {
         let now = self.clock.now();
-        let hits = self.store.find_generation(&access.caller, &access.grants, generation, now).await?;
+        access.stands(now)?;
+        let hits = self.store.find_generation(&access.caller, &access.live.grants(), generation, now).await?;
         Ok(hits.into_iter().filter(|hit| access.may_read(&hit.key, now)).collect())
     }
 }
@@ -222,7 +307,8 @@ impl Access {
     pub(crate) fn of(caller: Caller, grants: Grants) -> Self {
         let main = watertight_core::key::AgentId::parse("main").expect("an agent id");
         let rules = KeyRules::new(KeyPolicy::Strict, watertight_core::key::Roster::single(main));
-        Self { caller, grants, home: Home::Operator, rules: Arc::new(rules) }
+        let live = Arc::new(Live::new(&caller, grants));
+        Self { caller, live, home: Home::Operator, rules: Arc::new(rules) }
     }
 
     /// The most this connection may do.
@@ -256,18 +342,49 @@ impl Access {
 
     /// Whether the session of this key may be heard.
     pub(crate) fn may_read(&self, key: &CanonicalKey, now: UnixMillis) -> bool {
-        admit(&self.caller, &self.grants, Verb::Read, key, now).is_ok()
+        self.live.ended(now).is_none() && admit(&self.caller, &self.live.grants(), Verb::Read, key, now).is_ok()
+    }
+
+    /// The verified caller.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What its principal is granted now.
+    pub(crate) fn grants(&self) -> Arc<Grants> {
+        self.live.grants()
+    }
+
+    /// Notes a use of the credential; whether the store is to be told.
+    pub(crate) fn touch(&self, now: UnixMillis) -> bool {
+        self.live.touch(now)
+    }
+
+    /// Refuses when the credential behind this has ended.
+    pub(crate) fn stands(&self, now: UnixMillis) -> Result<(), EngineError> {
+        self.live.ended(now).map_or(Ok(()), |why| Err(EngineError::Ended(why)))
+    }
+
+    /// Ends `held` when the credential is revoked, or at once where it has been.
+    pub fn hold(&self, held: &Arc<dyn Held>) {
+        self.live.hold(held);
+    }
+
+    /// The last moment at which the credential has not expired; later with every use. None means until it is revoked.
+    pub fn lasts_until(&self) -> Option<UnixMillis> {
+        self.live.lasts_until()
+    }
+
+    /// Why the credential has ended at `now`; none while it has not.
+    pub fn ended(&self, now: UnixMillis) -> Option<Ended> {
+        self.live.ended(now)
     }
 }
 
-fn is_operator_token(text: &str) -> bool {
-    Token::parse(text).is_ok_and(|token| token.kind() == TokenKind::Operator)
-}
-
-/// Where a principal's bare keys live.
-fn home_of(kind: PrincipalKind, principal: PrincipalId) -> Result<Home, KeyError> {
-    match kind {
+/// Where a principal's bare keys live: under its name.
+fn home_of(caller: &Caller, grants: &Grants) -> Result<Home, KeyError> {
+    match caller.kind() {
         PrincipalKind::Operator => Ok(Home::Operator),
-        PrincipalKind::User | PrincipalKind::Service => Home::user(&principal.to_string()),
+        PrincipalKind::User | PrincipalKind::Service => Home::user(grants.name().unwrap_or_default()),
     }
 }

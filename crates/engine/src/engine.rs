@@ -1,10 +1,12 @@
 //! The one door of every surface.
 //!
 //! * `engine` (here): opening, who calls, keys, listening, what is configured, draining.
+//! * `administration`: who may do what.
 //! * `submit`: accepting a turn.
 //! * `outcome`: what becomes of runs.
 //! * `reading`: transcripts, lists, descriptions.
 
+pub mod administration;
 mod outcome;
 mod reading;
 mod submit;

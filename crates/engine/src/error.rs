@@ -5,6 +5,8 @@ use watertight_core::ids::NameError;
 use watertight_core::key::KeyError;
 use watertight_store::StoreError;
 
+use crate::admission::Ended;
+
 /// A refused or failed request. The text is for the caller: it never holds a secret or another session's data.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
@@ -40,6 +42,20 @@ pub enum EngineError {
     /// No agent of the configuration answers to the model name.
     #[error("{0}")]
     UnknownModel(String),
+    /// The credential was revoked, or its time is over.
+    #[error("{}", match .0 { Ended::Revoked => "The credential was revoked. Sign in again.", Ended::Expired => "The credential has expired. Sign in again." })]
+    Ended(Ended),
+    /// Only who administers the tenant may do this.
+    #[error("This needs a credential that administers the tenant: admin on every key.")]
+    NotAdmin,
+    /// A principal, credential or grant that is not there.
+    #[error("There is no {what} {name:?}.")]
+    NoSuch {
+        /// What sort of thing.
+        what: &'static str,
+        /// What it was named by.
+        name: String,
+    },
     /// The gateway is starting or stopping.
     #[error("The gateway is stopping and takes no new runs. Try again shortly.")]
     Draining,
@@ -59,6 +75,9 @@ impl EngineError {
             Self::RunConflict => ErrorCode::IdempotencyMismatch,
             Self::QueueFull(_) => ErrorCode::TooBusy,
             Self::Busy => ErrorCode::SessionBusy,
+            Self::Ended(_) => ErrorCode::Unauthorized,
+            Self::NotAdmin => ErrorCode::Forbidden,
+            Self::NoSuch { .. } => ErrorCode::NotFound,
             Self::Draining => ErrorCode::Unavailable,
             Self::Store(error) => error.code(),
         }

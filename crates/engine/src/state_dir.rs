@@ -4,9 +4,9 @@
 //! only tells people and clients who that is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,14 @@ pub struct Holder {
     pub pid: u32,
     /// Bound address; none for `agent --local`, which listens nowhere, and before `serve` has bound.
     pub address: Option<SocketAddr>,
+    /// The SHA-256 of the certificate it shows there, in hex; none where it speaks no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+}
+
+impl Holder {
+    /// One that has told nothing yet.
+    const UNKNOWN: Self = Self { pid: 0, address: None, certificate: None };
 }
 
 /// Why the engine could not start. Texts say what to do.
@@ -59,6 +67,8 @@ pub enum OpenError {
 
 impl StateDir {
     const LOCK_FILE: &str = "serve.lock";
+    /// Length of a note, more than any needs.
+    const NOTE_BYTES: usize = 256;
 
     /// Makes the directory where missing (0700), takes its lock without waiting, and notes this process in `serve.lock`.
     pub fn lock(path: &Path) -> Result<Self, OpenError> {
@@ -84,13 +94,13 @@ impl StateDir {
             }
             tries += 1;
             if tries == 10 {
-                let holder = read_holder(&lock).unwrap_or(Holder { pid: 0, address: None });
+                let holder = read_holder(&lock).unwrap_or(Holder::UNKNOWN);
                 return Err(OpenError::InUse { path: path.to_owned(), holder });
             }
             std::thread::park_timeout(Duration::from_millis(5));
         }
         let dir = Self { path: path.to_owned(), lock };
-        dir.note(None)?;
+        dir.note(None, None)?;
         Ok(dir)
     }
 
@@ -98,20 +108,20 @@ impl StateDir {
     pub fn holder(path: &Path) -> Option<Holder> {
         let file = File::open(path.join(Self::LOCK_FILE)).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(rustix::io::Errno::WOULDBLOCK) => Some(read_holder(&file).unwrap_or(Holder { pid: 0, address: None })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Some(read_holder(&file).unwrap_or(Holder::UNKNOWN)),
             _ => None,
         }
     }
 
-    /// Notes the bound address for clients that look for it.
-    pub fn announce(&self, address: SocketAddr) -> Result<(), OpenError> {
-        self.note(Some(address))
+    /// Notes the bound address for clients that look for it, and the SHA-256 of the certificate they will be shown there.
+    pub fn announce(&self, address: SocketAddr, certificate: Option<String>) -> Result<(), OpenError> {
+        self.note(Some(address), certificate)
     }
 
     /// Takes the announcement back. To be done before the address is given up: whoever listens there next is not to be
     /// taken for this process. That the note cannot be written is no reason not to go on stopping.
     pub fn withdraw(&self) {
-        let _ = self.note(None);
+        let _ = self.note(None, None);
     }
 
     /// The directory.
@@ -119,14 +129,14 @@ impl StateDir {
         &self.path
     }
 
-    fn note(&self, address: Option<SocketAddr>) -> Result<(), OpenError> {
-        let holder = Holder { pid: std::process::id(), address };
+    fn note(&self, address: Option<SocketAddr>, certificate: Option<String>) -> Result<(), OpenError> {
+        let holder = Holder { pid: std::process::id(), address, certificate };
         let write = || -> std::io::Result<()> {
-            let text = serde_json::to_vec(&holder)?;
-            let mut file = &self.lock;
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(&text)
+            let mut text = serde_json::to_vec(&holder)?;
+            // One write over the whole of the note before: whoever looks at that moment finds one or the other.
+            text.resize(text.len().max(Self::NOTE_BYTES), b' ');
+            self.lock.write_all_at(&text, 0)?;
+            self.lock.set_len(text.len() as u64)
         };
         write()
             .map_err(|e| OpenError::Directory { path: self.path.clone(), reason: format!("{}: {e}", Self::LOCK_FILE) })
@@ -158,11 +168,13 @@ mod tests {
         assert_eq!(StateDir::holder(&path), None);
         let held = StateDir::lock(&path).unwrap();
         let address = "127.0.0.1:1234".parse().unwrap();
-        held.announce(address).unwrap();
-        assert_eq!(StateDir::holder(&path), Some(Holder { pid: std::process::id(), address: Some(address) }));
+        let pid = std::process::id();
+        let certificate = Some("ab".repeat(32));
+        held.announce(address, certificate.clone()).unwrap();
+        assert_eq!(StateDir::holder(&path), Some(Holder { pid, address: Some(address), certificate }));
         held.withdraw();
-        assert_eq!(StateDir::holder(&path), Some(Holder { pid: std::process::id(), address: None }));
-        held.announce(address).unwrap();
+        assert_eq!(StateDir::holder(&path), Some(Holder { pid, address: None, certificate: None }));
+        held.announce(address, None).unwrap();
         let error = StateDir::lock(&path).unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()) && error.contains("127.0.0.1:1234"), "{error}");
         drop(held);

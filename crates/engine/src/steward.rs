@@ -47,6 +47,8 @@ pub(crate) struct Housekeeping {
 pub(crate) struct Readmitted {
     pub(crate) record: RunRecord,
     pub(crate) principal: Principal,
+    /// The principal's name.
+    pub(crate) name: String,
     pub(crate) scope: SessionScope,
 }
 
@@ -89,7 +91,10 @@ impl Housekeeping {
         let mut readmitted = Vec::new();
         for OpenRun { run, session, principal, auth_epoch, grants } in open.runs {
             match readmit(&self.steward, &run, &session, principal, &grants, auth_epoch, now) {
-                Ok(scope) => readmitted.push(Readmitted { record: run, principal, scope }),
+                Ok(scope) => {
+                    let name = grants.name().unwrap_or_default().to_owned();
+                    readmitted.push(Readmitted { record: run, principal, name, scope });
+                }
                 Err(_) => {
                     tracing::warn!(session = %session.id(), "a run that was left open may not go on; it ends as interrupted");
                     self.interrupt(tenant, &run, now).await?;
@@ -102,6 +107,11 @@ impl Housekeeping {
     /// Ends a run that was left open as interrupted.
     pub(crate) async fn interrupt(&self, tenant: TenantId, run: &RunRecord, now: UnixMillis) -> Result<(), StoreError> {
         self.store.interrupt_run(&self.steward, tenant, run, now).await
+    }
+
+    /// The names of all tenants, oldest first.
+    pub(crate) async fn tenant_names(&self) -> Result<Vec<String>, StoreError> {
+        self.store.tenant_names(&self.steward).await
     }
 
     /// Makes a tenant; `None` when there is one of this name.

@@ -3,15 +3,19 @@
 //! * [`Store`]: the trait. Every method but two takes a capability from core; there are no default bodies, so a new
 //!   implementation cannot forget one.
 //! * [`model`]: what goes in and comes out.
+//! * [`authority`]: who may do what, and the log of its changes.
 //! * [`error`]: what a caller can act on.
+//! * [`keys`]: what is to be done with wrapped keys, and what is known of them.
 //! * [`sqlite`]: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
 //! * [`verification`]: what a proof of the stored sessions is asked for and what it finds.
 //! * `conformance`: the suite every implementation must pass, written against the trait. It makes capabilities, so it is
 //!   compiled for this crate's own tests only.
 
+pub mod authority;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod error;
+pub mod keys;
 pub mod model;
 pub mod sqlite;
 pub mod verification;
@@ -19,15 +23,19 @@ pub mod verification;
 use std::future::Future;
 use std::pin::Pin;
 
-use watertight_core::grant::Grants;
-use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, SessionId, TenantId, UnixMillis};
-use watertight_core::principal::CredentialRecord;
+use watertight_core::grant::{Grant, Grants};
+use watertight_core::ids::{
+    CredentialId, EntryId, GenerationId, GenerationNo, GrantId, PrincipalId, RunId, SessionId, TenantId, UnixMillis,
+};
+use watertight_core::principal::{CredentialRecord, PrincipalKind};
 use watertight_core::receipt::Receipt;
 use watertight_core::run::RunRecord;
+use watertight_core::scope::Renewal;
 use watertight_core::session::SessionRecord;
 use watertight_core::transcript::Entry;
-use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
+use watertight_core::{Caller, KeyPermit, SessionScope, Steward, TenantAdmin};
 
+use authority::{AuditRow, CredentialRow, GrantRow, NewCredential, PrincipalRow, Revoke, Revoked};
 pub use error::StoreError;
 use model::{
     Batch, Committed, DamagedRun, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenRuns,
@@ -66,6 +74,9 @@ pub trait Store: Send + Sync + 'static {
         id: &'a GenerationId,
         now: UnixMillis,
     ) -> StoreFuture<'a, Vec<GenerationHit>>;
+
+    /// Notes that the caller's credential was used at `now`.
+    fn touch<'a>(&'a self, caller: &'a Caller, now: UnixMillis) -> StoreFuture<'a, ()>;
 
     /// The caller's own run of this id.
     fn find_run<'a>(&'a self, caller: &'a Caller, id: &'a RunId) -> StoreFuture<'a, Option<RunRecord>>;
@@ -120,6 +131,74 @@ pub trait Store: Send + Sync + 'static {
     /// The session's generations, oldest first.
     fn generations<'a>(&'a self, scope: &'a SessionScope) -> StoreFuture<'a, Vec<Generation>>;
 
+    // Under the right to administer a tenant. Every change is in the audit log, in the same transaction.
+
+    /// Makes a principal, to whom nothing is granted; none when the name is taken.
+    fn create_principal<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        name: &'a str,
+        kind: PrincipalKind,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<PrincipalRow>>;
+
+    /// The tenant's principals, oldest first.
+    fn principals<'a>(&'a self, admin: &'a TenantAdmin) -> StoreFuture<'a, Vec<PrincipalRow>>;
+
+    /// The principal of this name.
+    fn principal_named<'a>(&'a self, admin: &'a TenantAdmin, name: &'a str) -> StoreFuture<'a, Option<PrincipalRow>>;
+
+    /// Refuses a principal's credentials, or no longer; false when there is no such principal.
+    fn set_disabled<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        principal: PrincipalId,
+        disabled: bool,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, bool>;
+
+    /// Stores a credential; false when there is no such principal.
+    fn issue<'a>(&'a self, admin: &'a TenantAdmin, new: NewCredential<'a>, now: UnixMillis) -> StoreFuture<'a, bool>;
+
+    /// Credentials of the tenant, all or some, oldest first. Nothing in them helps to use them.
+    fn credentials<'a>(&'a self, admin: &'a TenantAdmin, which: Option<Revoke>) -> StoreFuture<'a, Vec<CredentialRow>>;
+
+    /// Refuses credentials from now on. What is meant and not there is nothing.
+    fn revoke<'a>(&'a self, admin: &'a TenantAdmin, what: Revoke, now: UnixMillis) -> StoreFuture<'a, Revoked>;
+
+    /// Grants something; none when there is no such principal.
+    fn grant<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        to: PrincipalId,
+        grant: Grant,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<GrantRow>>;
+
+    /// Takes a grant away; whose it was, none when there is no such grant.
+    fn ungrant<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        grant: GrantId,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<PrincipalId>>;
+
+    /// Grants of the tenant, all or one principal's, the ended ones too.
+    fn grant_rows<'a>(&'a self, admin: &'a TenantAdmin, of: Option<PrincipalId>) -> StoreFuture<'a, Vec<GrantRow>>;
+
+    /// Up to `limit` events after `after` (at most 1,000), oldest first, each verified to follow the one before.
+    fn audit<'a>(&'a self, admin: &'a TenantAdmin, after: u64, limit: u32) -> StoreFuture<'a, Vec<AuditRow>>;
+
+    /// The number of the newest event; 0 where there is none.
+    fn audit_end<'a>(&'a self, admin: &'a TenantAdmin) -> StoreFuture<'a, u64>;
+
+    // Under a verified refresh token.
+
+    /// Trades the token for new credentials of its family and principal. False, with the whole family revoked, when it
+    /// was traded before.
+    fn renew<'a>(&'a self, renewal: &'a Renewal, new: Vec<NewCredential<'a>>, now: UnixMillis)
+    -> StoreFuture<'a, bool>;
+
     // Under the steward: housekeeping. No transcript leaves; of a run, what core needs to admit it anew.
 
     /// The tenant of this name, made if missing (id, keys, operator principal with every verb on every key, token).
@@ -127,6 +206,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The tenant of this name, if it was ever made.
     fn find_tenant<'a>(&'a self, steward: &'a Steward, name: &'a str) -> StoreFuture<'a, Option<TenantRow>>;
+
+    /// The names of all tenants, oldest first.
+    fn tenant_names<'a>(&'a self, steward: &'a Steward) -> StoreFuture<'a, Vec<String>>;
 
     /// Sessions of every tenant with runs that are not over, the one whose run has waited longest first.
     fn unfinished<'a>(&'a self, steward: &'a Steward) -> StoreFuture<'a, Vec<(TenantId, SessionId)>>;

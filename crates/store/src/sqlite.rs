@@ -7,14 +7,19 @@
 //! * [`keystore`]: `keys.db`. [`vault`]: the opened keys. [`pool`]: the keys of sessions to come, and the drafts.
 //! * [`rows`]: decoding and verification, the only place that makes core's records.
 //! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`], [`recovery`]: one per family of operations.
+//! * [`authority`], [`audit`]: who may do what, and the log of its changes.
+//! * [`rotation`]: new epochs and master keys. [`shredding`]: sessions and tenants that are gone for good.
 //! * [`verifier`]: proving what is stored, beside a process that serves it.
 //! * [`fault`]: what SQLite's and seal's errors mean to a caller.
 //!
 //! Records are sealed and opened on the caller's side or on a reader's thread; the writer sees SQL only.
 
+mod audit;
+mod authority;
 mod checks;
 mod commit;
 mod fault;
+mod key_status;
 mod keystore;
 mod known;
 mod list;
@@ -23,8 +28,10 @@ mod open;
 mod pool;
 mod readers;
 mod recovery;
+mod rotation;
 mod rows;
 mod session;
+mod shredding;
 mod soundness;
 mod tenants;
 mod transcript;
@@ -36,21 +43,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use watertight_core::grant::{Grants, Verb};
-use watertight_core::ids::{CredentialId, EntryId, GenerationId, GenerationNo, RunId, SessionId, TenantId, UnixMillis};
-use watertight_core::principal::CredentialRecord;
+use watertight_core::grant::{Grant, Grants, Verb};
+use watertight_core::ids::{
+    CredentialId, EntryId, GenerationId, GenerationNo, GrantId, PrincipalId, RunId, SessionId, TenantId, UnixMillis,
+};
+use watertight_core::principal::{CredentialRecord, PrincipalKind};
 use watertight_core::receipt::Receipt;
 use watertight_core::run::RunRecord;
+use watertight_core::scope::Renewal;
 use watertight_core::session::{SessionColumns, SessionRecord};
 use watertight_core::transcript::Entry;
-use watertight_core::{Caller, KeyPermit, SessionScope, Steward};
+use watertight_core::{Caller, KeyPermit, SessionScope, Steward, TenantAdmin};
 use watertight_seal::keyring::Root;
 use watertight_seal::master::MasterKey;
 use watertight_seal::names::HashedNames;
 use watertight_seal::token::TokenHasher;
 
+use self::authority::{Hand, Issue};
 use self::checks::StoreLock;
 use self::commit::{Context, Target};
+use self::fault::Fault;
 use self::keystore::Keystore;
 use self::known::Known;
 use self::list::Reach;
@@ -62,6 +74,7 @@ use self::soundness::{Check, Finding, Soundness};
 use self::vault::Vault;
 pub use self::verifier::Verifier;
 use self::writer::Writer;
+use crate::authority::{AuditRow, CredentialRow, GrantRow, NewCredential, PrincipalRow, Revoke, Revoked};
 use crate::model::{
     Batch, Committed, DamagedRun, EntryRange, Generation, GenerationHit, Head, Lease, ListQuery, NewTenant, OpenRuns,
     OpenSession, SessionPage, SessionRow, TenantRow,
@@ -191,6 +204,31 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let vault = self.vault.clone();
         self.readers.look_up(move |conn| read(conn, &vault)).await
+    }
+
+    /// Changes what somebody may do, and the audit log with it.
+    async fn change<T: Send + 'static>(
+        &self,
+        admin: &TenantAdmin,
+        now: UnixMillis,
+        change: impl FnOnce(&Hand, &Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let hand = Hand::of(self.vault.tenant(admin.tenant())?, admin, now);
+        self.writer.submit(move |conn| change(&hand, conn)).await
+    }
+
+    fn issue_of(&self, new: NewCredential<'_>) -> Issue {
+        Issue {
+            id: new.token.id().clone(),
+            kind: new.token.kind(),
+            hash: self.vault.hasher().hash_token(new.token),
+            principal: new.principal,
+            family: new.family,
+            ceiling: new.ceiling,
+            not_after: new.not_after,
+            idle: new.idle,
+            label: new.label,
+        }
     }
 
     fn drafted_at(&self, site: &Site) -> UnixMillis {
@@ -455,15 +493,21 @@ impl Store for SqliteStore {
             if let Some(found) = self.find_tenant(steward, tenant.name).await? {
                 return Ok(found);
             }
-            let vault = self.vault.clone();
+            let (vault, now) = (self.vault.clone(), tenant.now);
             let keys = tokio::task::spawn_blocking(move || {
-                vault.create_tenant(TenantId::from_bytes(watertight_seal::random()?))
+                vault.create_tenant(TenantId::from_bytes(watertight_seal::random()?), now)
             })
             .await
             .map_err(|e| StoreError::Unavailable(e.to_string()))??;
             let token = tenant.operator_token;
-            let hash = self.vault.hasher().hash_token(token);
-            let rows = tenants::NewRows::new(&keys, tenant.name, token.id().as_str(), hash, tenant.now)?;
+            let rows = tenants::NewRows {
+                keys,
+                name: tenant.name.to_owned(),
+                credential: token.id().clone(),
+                secret_hash: self.vault.hasher().hash_token(token),
+                family: watertight_seal::random()?,
+                now: tenant.now,
+            };
             self.writer.submit(move |conn| rows.insert(conn)).await
         })
     }
@@ -471,6 +515,122 @@ impl Store for SqliteStore {
     fn find_tenant<'a>(&'a self, _steward: &'a Steward, name: &'a str) -> StoreFuture<'a, Option<TenantRow>> {
         let name = name.to_owned();
         Box::pin(self.read(move |conn, vault| tenants::find(conn, vault, &name)))
+    }
+
+    fn tenant_names<'a>(&'a self, _steward: &'a Steward) -> StoreFuture<'a, Vec<String>> {
+        Box::pin(self.read(|conn, _| tenants::names(conn)))
+    }
+
+    fn create_principal<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        name: &'a str,
+        kind: PrincipalKind,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<PrincipalRow>> {
+        let name = name.to_owned();
+        Box::pin(self.change(admin, now, move |hand, conn| hand.create_principal(conn, &name, kind)))
+    }
+
+    fn principals<'a>(&'a self, admin: &'a TenantAdmin) -> StoreFuture<'a, Vec<PrincipalRow>> {
+        let tenant = admin.tenant();
+        Box::pin(self.read(move |conn, vault| authority::principals(conn, &*vault.tenant(tenant)?)))
+    }
+
+    fn principal_named<'a>(&'a self, admin: &'a TenantAdmin, name: &'a str) -> StoreFuture<'a, Option<PrincipalRow>> {
+        let (tenant, name) = (admin.tenant(), name.to_owned());
+        Box::pin(self.read(move |conn, vault| authority::principal_named(conn, &*vault.tenant(tenant)?, &name)))
+    }
+
+    fn set_disabled<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        principal: PrincipalId,
+        disabled: bool,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(self.change(admin, now, move |hand, conn| hand.set_disabled(conn, principal, disabled)))
+    }
+
+    fn issue<'a>(&'a self, admin: &'a TenantAdmin, new: NewCredential<'a>, now: UnixMillis) -> StoreFuture<'a, bool> {
+        let issue = self.issue_of(new);
+        Box::pin(self.change(admin, now, move |hand, conn| hand.issue(conn, &issue)))
+    }
+
+    fn credentials<'a>(&'a self, admin: &'a TenantAdmin, which: Option<Revoke>) -> StoreFuture<'a, Vec<CredentialRow>> {
+        let tenant = admin.tenant();
+        let read = move |conn: &Connection, vault: &Vault| {
+            authority::credential_rows(conn, &*vault.tenant(tenant)?, which.as_ref())
+        };
+        Box::pin(self.read(read))
+    }
+
+    fn revoke<'a>(&'a self, admin: &'a TenantAdmin, what: Revoke, now: UnixMillis) -> StoreFuture<'a, Revoked> {
+        Box::pin(self.change(admin, now, move |hand, conn| hand.revoke(conn, &what, "token.revoke")))
+    }
+
+    fn grant<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        to: PrincipalId,
+        grant: Grant,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<GrantRow>> {
+        Box::pin(self.change(admin, now, move |hand, conn| hand.grant(conn, to, &grant)))
+    }
+
+    fn ungrant<'a>(
+        &'a self,
+        admin: &'a TenantAdmin,
+        grant: GrantId,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<PrincipalId>> {
+        Box::pin(self.change(admin, now, move |hand, conn| hand.ungrant(conn, grant)))
+    }
+
+    fn grant_rows<'a>(&'a self, admin: &'a TenantAdmin, of: Option<PrincipalId>) -> StoreFuture<'a, Vec<GrantRow>> {
+        let tenant = admin.tenant();
+        Box::pin(self.read(move |conn, vault| authority::grant_rows(conn, &*vault.tenant(tenant)?, of)))
+    }
+
+    fn audit<'a>(&'a self, admin: &'a TenantAdmin, after: u64, limit: u32) -> StoreFuture<'a, Vec<AuditRow>> {
+        let tenant = admin.tenant();
+        Box::pin(self.read(move |conn, vault| audit::page(conn, &*vault.tenant(tenant)?, after, limit)))
+    }
+
+    fn audit_end<'a>(&'a self, admin: &'a TenantAdmin) -> StoreFuture<'a, u64> {
+        let tenant = admin.tenant();
+        Box::pin(self.read(move |conn, vault| audit::newest(conn, &*vault.tenant(tenant)?)))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        renewal: &'a Renewal,
+        new: Vec<NewCredential<'a>>,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, bool> {
+        let issues: Vec<Issue> = new.into_iter().map(|new| self.issue_of(new)).collect();
+        let (caller, used) = (renewal.caller(), renewal.terms().id.clone());
+        let (tenant, principal) = (caller.tenant(), caller.principal());
+        Box::pin(async move {
+            let ours = issues.iter().all(|issue| issue.principal == principal && issue.family == renewal.family());
+            if !ours {
+                return Err(StoreError::NotPermitted);
+            }
+            let keys = self.vault.tenant(tenant)?;
+            let credential = Some(used.as_str().to_owned());
+            let hand = Hand { keys, principal: Some(principal), credential, now };
+            self.writer.submit(move |conn| hand.renew(conn, &used, &issues)).await
+        })
+    }
+
+    fn touch<'a>(&'a self, caller: &'a Caller, now: UnixMillis) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let Some(terms) = caller.terms() else { return Ok(()) };
+            let (keys, id) = (self.vault.tenant(caller.tenant())?, terms.id.clone());
+            let hand = Hand { keys, principal: Some(caller.principal()), credential: None, now };
+            self.writer.submit(move |conn| hand.touch(conn, &id)).await
+        })
     }
 
     fn unfinished<'a>(&'a self, _steward: &'a Steward) -> StoreFuture<'a, Vec<(TenantId, SessionId)>> {

@@ -112,7 +112,7 @@ fn bearings<'a>(shared: &Shared, cause: &'a Cause, left: &'a [Readmitted]) -> Op
     let key = run.scope.key();
     // A session of an agent that is no longer configured: the default agent answers.
     let unknown = || Standing { agent: key.agent().unwrap_or_default().to_owned(), is_main: false };
-    Some((&run.scope, shared.admission.standing(&run.principal, key).unwrap_or_else(unknown)))
+    Some((&run.scope, shared.admission.standing(&run.principal, &run.name, key).unwrap_or_else(unknown)))
 }
 
 async fn open(

@@ -26,7 +26,7 @@ impl Actor {
     }
 
     async fn queue_left(&mut self, left: Vec<Readmitted>) -> Result<(), StoreError> {
-        for (place, Readmitted { record, principal, scope }) in left.into_iter().enumerate() {
+        for (place, Readmitted { record, principal, scope, .. }) in left.into_iter().enumerate() {
             let Some(input) = self.shared.store.entry(&scope, record.input).await? else {
                 tracing::error!(session = %scope.session(), "a run that was left open has no input; it ends as interrupted");
                 let housekeeping = self.shared.recovery.housekeeping();

@@ -507,7 +507,7 @@ async fn a_drain_lets_no_waiting_turn_in() {
 async fn a_drained_engine_no_longer_announces_an_address() {
     let world = World::open().await;
     let state_dir = world.engine.state_dir();
-    state_dir.announce("127.0.0.1:1".parse().unwrap()).unwrap();
+    state_dir.announce("127.0.0.1:1".parse().unwrap(), None).unwrap();
     world.engine.drain(Duration::ZERO).await;
     assert_eq!(StateDir::holder(state_dir.path()).unwrap().address, None);
 }

@@ -1,7 +1,12 @@
 //! `keys.db`: wrapped keys, apart from the store (isolation.md §2.8).
 //!
+//! [`rotation`]: turning epochs, new tenant and master keys. [`shredding`]: destroying a session's or a tenant's keys.
+//!
 //! A rollback journal that is truncated and `secure_delete` keep deleted keys from lingering in the file. One
 //! connection behind a lock: a key is read once per session and process, and written 64 at a time.
+
+mod rotation;
+mod shredding;
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -10,10 +15,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
-use watertight_core::ids::{SessionId, TenantId};
-use watertight_seal::keyring::{Root, WrappedDataKey, WrappedTenant};
+use watertight_core::ids::{SessionId, TenantId, UnixMillis};
+use watertight_seal::checkpoint::Signer;
+use watertight_seal::keyring::{Root, WrappedDataKey, WrappedEpoch, WrappedTenant};
 use watertight_seal::token::TokenHasher;
 
+pub(super) use self::shredding::Shredded;
 use super::{OpenError, checks, migration};
 use crate::StoreError;
 
@@ -34,6 +41,7 @@ pub(super) struct Keystore {
 pub(super) struct Opened {
     pub(super) keystore: Keystore,
     pub(super) hasher: TokenHasher,
+    pub(super) signer: Signer,
     pub(super) store_id: [u8; 16],
 }
 
@@ -61,36 +69,32 @@ impl Keystore {
         let version = migration::check(&conn, migration::KEYS)?;
         // A first start that broke off leaves a file without tables, which guards nothing yet.
         let identity = if version == 0 { None } else { Some(identity(&conn)?) };
-        let opened = match &identity {
-            Some((store_id, pepper)) => {
-                Some((*store_id, root.open_pepper(pepper).map_err(|_| OpenError::WrongMasterKey)?))
-            }
-            None => None,
-        };
+        if let Some((_, pepper)) = &identity {
+            root.open_pepper(pepper).map_err(|_| OpenError::WrongMasterKey)?;
+        }
 
         checks::private_file(path)?;
         checks::pragma(&conn, "journal_mode", "TRUNCATE", "truncate")?;
         checks::pragma(&conn, "synchronous", "FULL", "2")?;
         checks::pragma(&conn, "fullfsync", "ON", "1")?;
         checks::pragma(&conn, "secure_delete", "ON", "1")?;
-        let (store_id, hasher) = if let Some(opened) = opened {
+        let (store_id, pepper) = if let Some(identity) = identity {
             migration::apply(&mut conn, migration::KEYS, |_| Ok(()))?;
-            opened
+            identity
         } else {
             let store_id: [u8; 16] = watertight_seal::random().map_err(|_| OpenError::Random)?;
-            let (hasher, pepper) = root.create_pepper().map_err(|_| OpenError::Random)?;
+            let (_, pepper) = root.create_pepper().map_err(|_| OpenError::Random)?;
             migration::apply(&mut conn, migration::KEYS, |conn| {
                 conn.execute(
                     "INSERT INTO keystore (id, store_id, pepper, opens) VALUES (1, ?1, ?2, 0)",
-                    (store_id, pepper),
+                    (store_id, &pepper),
                 )?;
                 Ok(())
             })?;
-            (store_id, hasher)
+            (store_id, pepper)
         };
         conn.set_prepared_statement_cache_capacity(16);
-        checks::pragma(&conn, "cache_size", "-16384", "-16384")?;
-        Ok(Opened { keystore: Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) }, hasher, store_id })
+        Self::opened(conn, root, store_id, &pepper)
     }
 
     /// Opens the keystore for reading. Nothing is written, but for what SQLite rolls back where a process was killed in the
@@ -102,9 +106,22 @@ impl Keystore {
         checks::pragma(&conn, "query_only", "ON", "1")?;
         migration::demand_latest(&conn, migration::KEYS, path)?;
         let (store_id, pepper) = identity(&conn)?;
-        let hasher = root.open_pepper(&pepper).map_err(|_| OpenError::WrongMasterKey)?;
+        Self::opened(conn, root, store_id, &pepper)
+    }
+
+    fn opened(conn: Connection, root: &Root, store_id: [u8; 16], pepper: &[u8]) -> Result<Opened, OpenError> {
+        let hasher = root.open_pepper(pepper).map_err(|_| OpenError::WrongMasterKey)?;
+        let signer = root.open_signer(pepper).map_err(|_| OpenError::WrongMasterKey)?;
         checks::pragma(&conn, "cache_size", "-16384", "-16384")?;
-        Ok(Opened { keystore: Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) }, hasher, store_id })
+        let keystore = Self { conn: Mutex::new(Some(conn)), syncs: AtomicU64::new(0) };
+        Ok(Opened { keystore, hasher, signer, store_id })
+    }
+
+    /// Whether this root opens what the file holds now: another process may have put it under another master key.
+    pub(super) fn is_under(&self, root: &Root) -> Result<bool, StoreError> {
+        let pepper: Vec<u8> =
+            self.with(|conn| conn.query_row("SELECT pepper FROM keystore WHERE id = 1", [], |row| row.get(0)))?;
+        Ok(root.open_pepper(&pepper).is_ok())
     }
 
     /// Sessions of the tenant that were stored, as far as the keystore was told.
@@ -155,21 +172,20 @@ impl Keystore {
     /// The keys of every tenant.
     pub(super) fn tenants(&self) -> Result<Vec<(TenantId, WrappedTenant)>, StoreError> {
         self.with(|conn| {
-            let mut statement = conn.prepare(
-                "SELECT t.tenant, t.tenant_key, t.index_root, t.epoch, e.epoch_key
-                 FROM tenant_keys t JOIN epoch_keys e ON e.tenant = t.tenant AND e.epoch = t.epoch",
-            )?;
-            let rows = statement.query_map([], |row| {
-                let wrapped = WrappedTenant {
-                    key: row.get(1)?,
-                    index_root: row.get(2)?,
-                    epoch: row.get(3)?,
-                    epoch_key: row.get(4)?,
-                };
-                Ok((TenantId::from_bytes(row.get(0)?), wrapped))
-            })?;
-            rows.collect()
+            let mut statement = conn.prepare("SELECT tenant FROM tenant_keys")?;
+            let tenants = statement.query_map([], |row| row.get(0).map(TenantId::from_bytes))?;
+            let mut found = Vec::new();
+            for tenant in tenants {
+                let tenant = tenant?;
+                found.extend(wrapped_tenant(conn, tenant)?.map(|keys| (tenant, keys)));
+            }
+            Ok(found)
         })
+    }
+
+    /// The keys of one tenant.
+    pub(super) fn tenant(&self, tenant: TenantId) -> Result<Option<WrappedTenant>, StoreError> {
+        self.with(|conn| wrapped_tenant(conn, tenant))
     }
 
     /// Stores a new tenant's keys together with its first pooled data keys: one sync.
@@ -178,16 +194,16 @@ impl Keystore {
         tenant: TenantId,
         keys: &WrappedTenant,
         pooled: &[KeyRow],
+        now: UnixMillis,
     ) -> Result<(), StoreError> {
         self.write(|conn| {
             conn.execute(
                 "INSERT INTO tenant_keys (tenant, tenant_key, index_root, epoch) VALUES (?1, ?2, ?3, ?4)",
                 params![tenant.as_bytes(), keys.key, keys.index_root, keys.epoch],
             )?;
-            conn.execute(
-                "INSERT INTO epoch_keys (tenant, epoch, epoch_key) VALUES (?1, ?2, ?3)",
-                params![tenant.as_bytes(), keys.epoch, keys.epoch_key],
-            )?;
+            for epoch in &keys.epochs {
+                insert_epoch(conn, tenant, epoch, now)?;
+            }
             insert_keys(conn, tenant, pooled, true)
         })
     }
@@ -217,15 +233,19 @@ impl Keystore {
     }
 
     /// Stores the data key of a further generation and returns the one that holds: a key of that number that is there
-    /// already, from a switch that broke off or races with this one, is kept, since something may be sealed with it.
-    pub(super) fn add_key(&self, tenant: TenantId, key: KeyRow) -> Result<WrappedDataKey, StoreError> {
+    /// already, from a switch that broke off or races with this one, is kept, since something may be sealed with it. None
+    /// when the session was shredded: it gets no key any more.
+    pub(super) fn add_key(&self, tenant: TenantId, key: KeyRow) -> Result<Option<WrappedDataKey>, StoreError> {
         self.write(|conn| {
+            if shredding::is_shredded(conn, tenant, key.session)? {
+                return Ok(None);
+            }
             let held = data_key(conn, tenant, key.session, key.key_gen)?;
-            if let Some(held) = held {
+            if held.is_some() {
                 return Ok(held);
             }
             insert_keys(conn, tenant, std::slice::from_ref(&key), false)?;
-            Ok(key.wrapped)
+            Ok(Some(key.wrapped))
         })
     }
 
@@ -292,6 +312,27 @@ impl Keystore {
         }
         Ok(result?)
     }
+}
+
+fn wrapped_tenant(conn: &Connection, tenant: TenantId) -> rusqlite::Result<Option<WrappedTenant>> {
+    let mut statement =
+        conn.prepare_cached("SELECT epoch, epoch_key FROM epoch_keys WHERE tenant = ?1 ORDER BY epoch")?;
+    let epochs = statement
+        .query_map([tenant.as_bytes()], |row| Ok(WrappedEpoch { epoch: row.get(0)?, key: row.get(1)? }))?
+        .collect::<Result<_, _>>()?;
+    conn.prepare_cached("SELECT tenant_key, index_root, epoch FROM tenant_keys WHERE tenant = ?1")?
+        .query_row([tenant.as_bytes()], |row| {
+            Ok(WrappedTenant { key: row.get(0)?, index_root: row.get(1)?, epoch: row.get(2)?, epochs })
+        })
+        .optional()
+}
+
+fn insert_epoch(conn: &Connection, tenant: TenantId, epoch: &WrappedEpoch, now: UnixMillis) -> rusqlite::Result<()> {
+    conn.execute(
+        "INSERT INTO epoch_keys (tenant, epoch, epoch_key, made_at) VALUES (?1, ?2, ?3, ?4)",
+        params![tenant.as_bytes(), epoch.epoch, epoch.key, now.0],
+    )?;
+    Ok(())
 }
 
 fn identity(conn: &Connection) -> Result<([u8; 16], Vec<u8>), OpenError> {

@@ -41,6 +41,11 @@ impl Known {
         sessions.insert(name, record.clone());
     }
 
+    /// Forgets what is not there any more.
+    pub(super) fn forget(&self, gone: impl Fn(&SessionRecord) -> bool) {
+        self.lock().retain(|_, record| !gone(record));
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<(TenantId, CanonicalKey), SessionRecord>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,8 +18,10 @@ pub(super) const STORE: &[Migration] =
     &[Migration { version: 1, sql: include_str!("migrations/store_0001_sessions.sql") }];
 
 /// The steps of `keys.db`.
-pub(super) const KEYS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("migrations/keys_0001_keystore.sql") }];
+pub(super) const KEYS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("migrations/keys_0001_keystore.sql") },
+    Migration { version: 2, sql: include_str!("migrations/keys_0002_rotation.sql") },
+];
 
 /// Version of the schema the database is at; 0 for an empty one. Refuses a newer schema and a changed step, writing
 /// nothing.
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn the_shipped_schemas_apply() {
         for steps in [STORE, KEYS] {
-            assert_eq!(applied(&mut Connection::open_in_memory().unwrap(), steps).unwrap(), 1);
+            assert_eq!(applied(&mut Connection::open_in_memory().unwrap(), steps).unwrap(), steps.len() as u32);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use watertight_core::grant::Grants;
 use watertight_core::ids::{EntryId, SessionId, TenantId, UnixMillis};
 
 use super::fault::Fault;
@@ -159,8 +160,12 @@ fn take_up(
     let place = place.ok_or(StoreError::Integrity("input of a run"))?;
     let run = raw.open(vault, session)?;
     let keys = vault.tenant(session.tenant())?;
-    let (principal, auth_epoch) = rows::principal(conn, &keys, raw.principal)?;
-    let grants = rows::grants(conn, &keys, raw.principal)?;
+    let found = rows::principal(conn, &keys, raw.principal)?.ok_or(StoreError::Integrity("principal"))?;
+    let (principal, auth_epoch) = (found.principal, found.auth_epoch);
+    let grants = match found.disabled {
+        true => Grants::decode(principal.tenant, principal.id, Vec::new()),
+        false => rows::grants(conn, &keys, raw.principal)?,
+    };
     Ok((place, OpenRun { run, session: session.clone(), principal, auth_epoch, grants }))
 }
 

@@ -19,8 +19,8 @@ use watertight_core::ids::{SessionId, TenantId};
 use watertight_seal::record::{self, DataKey, Place};
 
 pub(super) use self::authority::{
-    CredentialColumns, PrincipalColumns, TenantColumns, credential, grant_place, grant_row, grants, kind_to_stored,
-    principal, tenant,
+    CredentialColumns, PrincipalColumns, PrincipalFound, TenantColumns, credential, credential_kind_to_stored,
+    grant_place, grant_row, grants, kind_to_stored, label_place, name_place, principal, tenant,
 };
 pub(super) use self::entry::{EntryRaw, entry_place, entry_row, role};
 pub(super) use self::run::{RunRaw, RunRequest, how, outcome_place, request_place, run_row};
@@ -53,7 +53,12 @@ impl RecordSite<'_> {
     }
 }
 
-fn open_json<T: for<'de> Deserialize<'de>>(key: &DataKey, place: &Place<'_>, sealed: &[u8]) -> Result<T, StoreError> {
+/// Opens a value that was sealed as JSON.
+pub(super) fn open_json<T: for<'de> Deserialize<'de>>(
+    key: &DataKey,
+    place: &Place<'_>,
+    sealed: &[u8],
+) -> Result<T, StoreError> {
     serde_json::from_slice(&key.open(place, sealed)?).map_err(|_| StoreError::Integrity("stored form"))
 }
 

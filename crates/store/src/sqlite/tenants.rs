@@ -1,116 +1,82 @@
-//! Tenants, principals and what they may do.
+//! Tenants: their making and finding.
+
+use std::sync::Arc;
 
 use rusqlite::{Connection, params};
-use watertight_core::grant::VerbSet;
-use watertight_core::ids::{AuthEpoch, PrincipalId, TenantId, UnixMillis};
+use serde_json::json;
+use watertight_core::grant::{Grant, VerbSet};
+use watertight_core::ids::{AuthEpoch, CredentialId, UnixMillis};
 use watertight_core::key::KeyPrefix;
-use watertight_core::principal::{Principal, PrincipalKind, SecretHash};
+use watertight_core::principal::{CredentialKind, Family, Principal, PrincipalKind, SecretHash};
 use watertight_seal::keyring::TenantKeys;
 
+use super::authority::{Hand, Issue, insert_grant, insert_principal};
 use super::fault::Fault;
-use super::rows::{self, CredentialColumns, PrincipalColumns, TenantColumns};
+use super::rows::{self, TenantColumns};
 use super::vault::Vault;
 use crate::StoreError;
 use crate::model::TenantRow;
 
-const FIRST_EPOCH: AuthEpoch = AuthEpoch(1);
+/// The name of the principal every tenant begins with.
+const OPERATOR: &str = "operator";
 
-/// The rows of a new tenant.
+/// A tenant to be made, with one operator, who may do everything.
 pub(super) struct NewRows {
-    tenant: TenantId,
-    tenant_row: TenantColumns,
-    tenant_mac: [u8; 32],
-    operator_row: PrincipalColumns,
-    operator_mac: [u8; 32],
-    credential_row: CredentialColumns,
-    credential_mac: [u8; 32],
-    grant: [u8; 16],
-    prefix: Vec<u8>,
+    pub(super) keys: Arc<TenantKeys>,
+    pub(super) name: String,
+    pub(super) credential: CredentialId,
+    pub(super) secret_hash: SecretHash,
+    pub(super) family: [u8; 16],
+    pub(super) now: UnixMillis,
 }
 
 impl NewRows {
-    /// A tenant of this name with one operator, who may do everything.
-    pub(super) fn new(
-        keys: &TenantKeys,
-        name: &str,
-        credential: &str,
-        secret_hash: SecretHash,
-        now: UnixMillis,
-    ) -> Result<Self, StoreError> {
-        let operator = PrincipalId::from_bytes(watertight_seal::random()?);
-        let tenant_row = TenantColumns { name: name.to_owned(), operator, created_at: now.0 };
-        let operator_row = PrincipalColumns {
-            principal: operator,
-            kind: rows::kind_to_stored(PrincipalKind::Operator),
-            auth_epoch: FIRST_EPOCH.0 as i64,
-            created_at: now.0,
-        };
-        let credential_row = CredentialColumns {
-            credential: credential.to_owned(),
-            principal: operator,
-            secret_hash: *secret_hash.as_bytes(),
-            ceiling: VerbSet::all().bits().into(),
-            not_after: None,
-            revoked: 0,
-            created_at: now.0,
-        };
-        let grant = watertight_seal::random()?;
-        let grant_row = rows::grant_row(operator, &grant, VerbSet::all(), None);
-        let everything = KeyPrefix::everything();
-        Ok(Self {
-            tenant: keys.tenant(),
-            tenant_mac: tenant_row.mac(keys),
-            operator_mac: operator_row.mac(keys),
-            credential_mac: credential_row.mac(keys),
-            tenant_row,
-            operator_row,
-            credential_row,
-            grant,
-            prefix: rows::seal_json(keys.own(), &rows::grant_place(&grant_row), &everything.segments())?,
-        })
-    }
-
     /// Writes the rows; runs on the writer.
     pub(super) fn insert(&self, conn: &Connection) -> Result<TenantRow, Fault> {
-        let (tenant, operator) = (self.tenant.as_bytes(), self.tenant_row.operator.as_bytes());
-        let row = &self.tenant_row;
+        let Self { keys, now, .. } = self;
+        let tenant = keys.tenant();
+        // Until the operator is known: rows refer to the tenant.
         conn.execute(
-            "INSERT INTO tenants (tenant, name, operator, created_at, mac) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![tenant, row.name, operator, row.created_at, self.tenant_mac],
+            "INSERT INTO tenants (tenant, name, operator, created_at, mac) VALUES (?1, ?2, x'', ?3, x'')",
+            params![tenant.as_bytes(), self.name, now.0],
         )?;
-        let row = &self.operator_row;
+        let operator = insert_principal(conn, keys, OPERATOR, PrincipalKind::Operator, *now)?;
+        let operator = operator.ok_or(StoreError::Integrity("principal"))?.id;
+        let row = TenantColumns { name: self.name.clone(), operator, created_at: now.0 };
         conn.execute(
-            "INSERT INTO principals (tenant, principal, kind, auth_epoch, created_at, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![tenant, operator, row.kind, row.auth_epoch, row.created_at, self.operator_mac],
+            "UPDATE tenants SET operator = ?1, mac = ?2 WHERE tenant = ?3",
+            params![operator.as_bytes(), row.mac(keys), tenant.as_bytes()],
         )?;
-        let row = &self.credential_row;
-        conn.execute(
-            "INSERT INTO credentials (credential, tenant, principal, secret_hash, ceiling, not_after, revoked,
-                 created_at, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            params![
-                row.credential,
-                tenant,
-                operator,
-                row.secret_hash,
-                row.ceiling,
-                row.not_after,
-                row.revoked,
-                row.created_at,
-                self.credential_mac
-            ],
-        )?;
-        conn.execute(
-            "INSERT INTO grants (tenant, principal, grant_id, verbs, prefix, not_after) VALUES (?1, ?2, ?3, ?4, ?5, NULL)",
-            params![tenant, operator, self.grant, VerbSet::all().bits(), self.prefix],
-        )?;
+        let everything = Grant { verbs: VerbSet::all(), prefix: KeyPrefix::everything(), not_after: None };
+        insert_grant(conn, keys, operator, &everything)?;
+        let issue = Issue {
+            id: self.credential.clone(),
+            kind: CredentialKind::Operator,
+            hash: self.secret_hash.clone(),
+            principal: operator,
+            family: Family(self.family),
+            ceiling: VerbSet::all(),
+            not_after: None,
+            idle: None,
+            label: None,
+        };
+        issue.insert(conn, keys, *now)?;
+        let hand = Hand { keys: keys.clone(), principal: None, credential: None, now: *now };
+        let object = json!({"name": self.name, "operator": operator, "credential": self.credential.as_str()});
+        hand.log(conn, "tenant.create", object)?;
         Ok(TenantRow {
-            name: self.tenant_row.name.clone(),
-            operator: Principal { tenant: self.tenant, id: self.tenant_row.operator, kind: PrincipalKind::Operator },
-            auth_epoch: FIRST_EPOCH,
+            name: self.name.clone(),
+            operator: Principal { tenant, id: operator, kind: PrincipalKind::Operator },
+            auth_epoch: AuthEpoch(1),
         })
     }
+}
+
+/// The names of all tenants, oldest first.
+pub(super) fn names(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut statement = conn.prepare("SELECT name FROM tenants ORDER BY created_at, name")?;
+    let names = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(names)
 }
 
 /// The tenant of this name.

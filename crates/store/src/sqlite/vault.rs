@@ -1,15 +1,20 @@
 //! The opened keys: tenants' keys, session data keys in a bounded cache, and the pool of keys for sessions to come.
 //!
+//! [`rotation`]: turning a tenant to a new epoch, new master keys, shredding.
+//!
 //! The pool holds data keys that are wrapped and synced already, each with its session id drawn beforehand, so that a
 //! new session costs no keystore sync. Keys that were drawn and never used are free again at the next start, as many as
 //! the pool holds; the rest are deleted.
 
+mod rotation;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use watertight_core::ids::{SessionId, TenantId, UnixMillis};
 use watertight_seal::SealError;
-use watertight_seal::keyring::{Root, TenantKeys};
+use watertight_seal::checkpoint::Signer;
+use watertight_seal::keyring::{Root, TenantKeys, WrappedDataKey};
 use watertight_seal::record::DataKey;
 use watertight_seal::token::TokenHasher;
 
@@ -25,20 +30,27 @@ pub(super) const FIRST_KEY: u32 = 1;
 
 /// Everything that holds opened keys.
 pub(super) struct Vault {
-    root: Root,
+    /// Held while something is wrapped under it and stored, so that no key of a former master key is left behind.
+    root: RwLock<Root>,
     keystore: Keystore,
     hasher: Arc<TokenHasher>,
+    signer: Arc<Signer>,
+    store_id: [u8; 16],
     tenants: RwLock<HashMap<TenantId, Arc<TenantKeys>>>,
     cache: Mutex<Cache>,
     pools: Mutex<HashMap<TenantId, Pool>>,
     /// Held while a pool is filled, so that an empty one is filled once and not by everybody who waits.
     filling: Mutex<()>,
+    /// Held for reading while a key is wrapped and stored, or read and opened; for writing when an epoch ends.
+    epochs: RwLock<()>,
+    /// One rotation at a time.
+    rotating: Mutex<()>,
 }
 
 impl Vault {
     /// Opens the keys of every tenant.
     pub(super) fn open(root: Root, opened: Opened) -> Result<Self, StoreError> {
-        let Opened { keystore, hasher, .. } = opened;
+        let Opened { keystore, hasher, signer, store_id } = opened;
         let mut tenants = HashMap::new();
         for (tenant, wrapped) in keystore.tenants()? {
             match root.open_tenant(tenant, &wrapped) {
@@ -48,13 +60,17 @@ impl Vault {
             }
         }
         Ok(Self {
-            root,
+            root: RwLock::new(root),
             keystore,
             hasher: Arc::new(hasher),
+            signer: Arc::new(signer),
+            store_id,
             tenants: RwLock::new(tenants),
             cache: Mutex::default(),
             pools: Mutex::default(),
             filling: Mutex::new(()),
+            epochs: RwLock::new(()),
+            rotating: Mutex::new(()),
         })
     }
 
@@ -64,15 +80,26 @@ impl Vault {
 
     /// The keys of a tenant.
     pub(super) fn tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let tenants = read(&self.tenants);
         tenants.get(&tenant).cloned().ok_or(StoreError::Integrity("tenant keys"))
     }
 
+    /// Signs checkpoints.
+    pub(super) fn signer(&self) -> Arc<Signer> {
+        self.signer.clone()
+    }
+
+    /// What store and keystore have in common.
+    pub(super) fn store_id(&self) -> [u8; 16] {
+        self.store_id
+    }
+
     /// Makes a tenant's keys and fills its pool: one keystore sync. Blocks.
-    pub(super) fn create_tenant(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
-        let (keys, wrapped) = self.root.create_tenant(tenant)?;
+    pub(super) fn create_tenant(&self, tenant: TenantId, now: UnixMillis) -> Result<Arc<TenantKeys>, StoreError> {
+        let root = read(&self.root);
+        let (keys, wrapped) = root.create_tenant(tenant)?;
         let (ready, rows) = new_keys(&keys, READY)?;
-        self.keystore.insert_tenant(tenant, &wrapped, &rows)?;
+        self.keystore.insert_tenant(tenant, &wrapped, &rows, now)?;
         let keys = Arc::new(keys);
         lock(&self.pools).insert(tenant, Pool::loaded(ready));
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys.clone());
@@ -94,13 +121,35 @@ impl Vault {
         if let Some(key) = self.cached(tenant, session, key_gen) {
             return Ok(key);
         }
-        let wrapped = self
-            .keystore
-            .data_key(tenant, session, key_gen)?
-            .ok_or(StoreError::Integrity("session without data key"))?;
-        let key = Arc::new(self.tenant(tenant)?.open_data_key(session, key_gen, &wrapped)?);
+        let _no_epoch_ends = read(&self.epochs);
+        let key = Arc::new(self.open_data_key(tenant, session, key_gen)?);
         self.remember(tenant, session, &key);
         Ok(key)
+    }
+
+    fn open_data_key(&self, tenant: TenantId, session: SessionId, key_gen: u32) -> Result<DataKey, StoreError> {
+        let mut wrapped = self.wrapped_data_key(tenant, session, key_gen)?;
+        let mut keys = self.tenant(tenant)?;
+        if !keys.knows_epoch(wrapped.epoch) {
+            // Another process, whose state directory this one only reads, has turned meanwhile.
+            keys = self.reload(tenant)?;
+            wrapped = self.wrapped_data_key(tenant, session, key_gen)?;
+        }
+        Ok(keys.open_data_key(session, key_gen, &wrapped)?)
+    }
+
+    fn wrapped_data_key(
+        &self,
+        tenant: TenantId,
+        session: SessionId,
+        key_gen: u32,
+    ) -> Result<WrappedDataKey, StoreError> {
+        match self.keystore.data_key(tenant, session, key_gen)? {
+            Some(wrapped) => Ok(wrapped),
+            // What is left of it in the store reads like "missing".
+            None if self.keystore.is_shredded(tenant, session)? => Err(StoreError::NotPermitted),
+            None => Err(StoreError::Integrity("session without data key")),
+        }
     }
 
     /// The data key of a further generation, made and synced if it is missing. Blocks.
@@ -110,9 +159,11 @@ impl Vault {
         session: SessionId,
         key_gen: u32,
     ) -> Result<Arc<DataKey>, StoreError> {
+        let _no_epoch_ends = read(&self.epochs);
         let keys = self.tenant(tenant)?;
         let (_, wrapped) = keys.create_data_key(session, key_gen)?;
         let held = self.keystore.add_key(tenant, KeyRow { session, key_gen, wrapped })?;
+        let held = held.ok_or(StoreError::NotPermitted)?;
         let key = Arc::new(keys.open_data_key(session, key_gen, &held)?);
         self.remember(tenant, session, &key);
         Ok(key)
@@ -183,6 +234,7 @@ impl Vault {
 
     /// So many keys for the pool, synced; the same sync notes which were used and deletes which were given up.
     fn new_pooled(&self, tenant: TenantId, readers: &Readers, missing: usize) -> Result<Vec<Pooled>, StoreError> {
+        let _no_epoch_ends = read(&self.epochs);
         let keys = self.tenant(tenant)?;
         let mut found = Vec::new();
         let (mut used, mut unused) = (Vec::new(), Vec::new());
@@ -251,6 +303,10 @@ fn is_stored(readers: &Readers, tenant: TenantId, session: SessionId) -> Result<
     })
 }
 
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is under these locks is changed in single steps, so a panic elsewhere leaves it sound.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -280,5 +336,11 @@ impl Cache {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(at, key);
+    }
+
+    /// Forgets the keys of what is shredded.
+    fn forget(&mut self, gone: impl Fn(&CacheKey) -> bool) {
+        self.young.retain(|at, _| !gone(at));
+        self.old.retain(|at, _| !gone(at));
     }
 }

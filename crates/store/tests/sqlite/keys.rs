@@ -12,7 +12,7 @@ use watertight_store::{Store, StoreError};
 use crate::Sqlite;
 
 /// A world on a store whose counts can be read.
-async fn counted(fixture: &Sqlite) -> (World, std::sync::Arc<watertight_store::SqliteStore>) {
+pub(crate) async fn counted(fixture: &Sqlite) -> (World, std::sync::Arc<watertight_store::SqliteStore>) {
     struct Shared(std::sync::Arc<watertight_store::SqliteStore>);
     impl Fixture for Shared {
         async fn open(&self) -> Subject {

@@ -9,8 +9,10 @@ mod damage;
 mod durability;
 mod keys;
 mod opening;
+mod rotation;
 mod scale;
 mod secrecy;
+mod shredding;
 mod verification;
 
 use std::path::Path;

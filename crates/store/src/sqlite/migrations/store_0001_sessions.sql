@@ -20,24 +20,36 @@ CREATE TABLE principals (
     tenant     BLOB NOT NULL REFERENCES tenants (tenant),
     principal  BLOB NOT NULL,
     kind       INTEGER NOT NULL,
+    name_hash  BLOB NOT NULL,     -- keyed
+    name       BLOB NOT NULL,     -- sealed under the tenant
+    disabled   INTEGER NOT NULL,
     auth_epoch INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     mac        BLOB NOT NULL,
-    PRIMARY KEY (tenant, principal)
+    PRIMARY KEY (tenant, principal),
+    UNIQUE (tenant, name_hash)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE credentials (
     credential  TEXT NOT NULL PRIMARY KEY,  -- public part of the token
     tenant      BLOB NOT NULL,
     principal   BLOB NOT NULL,
+    kind        INTEGER NOT NULL,
+    family      BLOB NOT NULL,     -- revoked together
     secret_hash BLOB NOT NULL,
     ceiling     INTEGER NOT NULL,
     not_after   INTEGER,
+    idle        INTEGER,           -- longest time without use, in milliseconds
+    used_at     INTEGER NOT NULL,  -- to the minute
     revoked     INTEGER NOT NULL,
+    label       BLOB,              -- sealed under the tenant
     created_at  INTEGER NOT NULL,
     mac         BLOB NOT NULL,
     FOREIGN KEY (tenant, principal) REFERENCES principals (tenant, principal)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX credentials_by_principal ON credentials (tenant, principal);
+CREATE INDEX credentials_by_family ON credentials (tenant, family);
 
 CREATE TABLE grants (
     tenant    BLOB NOT NULL,
@@ -48,6 +60,23 @@ CREATE TABLE grants (
     not_after INTEGER,
     PRIMARY KEY (tenant, principal, grant_id),
     FOREIGN KEY (tenant, principal) REFERENCES principals (tenant, principal)
+) STRICT, WITHOUT ROWID;
+
+-- Who changed what anybody may do, and when. Chained; the head says where it ends.
+CREATE TABLE audit (
+    tenant BLOB NOT NULL REFERENCES tenants (tenant),
+    seq    INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    event  BLOB NOT NULL,  -- sealed under the tenant
+    chain  BLOB NOT NULL,
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE audit_heads (
+    tenant BLOB NOT NULL PRIMARY KEY REFERENCES tenants (tenant),
+    seq    INTEGER NOT NULL,
+    chain  BLOB NOT NULL,
+    mac    BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sessions (

@@ -1,10 +1,12 @@
 //! Tenants, credentials and grants.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 use watertight_core::grant::{Grant, Grants, VerbSet};
-use watertight_core::ids::{AuthEpoch, PrincipalId, TenantId, UnixMillis};
+use watertight_core::ids::{AuthEpoch, CredentialId, PrincipalId, TenantId, UnixMillis};
 use watertight_core::key::KeyPrefix;
-use watertight_core::principal::{CredentialRecord, Principal, PrincipalKind, SecretHash};
+use watertight_core::principal::{
+    CredentialKind, CredentialRecord, CredentialTerms, Family, Principal, PrincipalKind, SecretHash,
+};
 use watertight_seal::chain;
 use watertight_seal::keyring::TenantKeys;
 use watertight_seal::record::Place;
@@ -26,6 +28,8 @@ pub(in crate::sqlite) struct PrincipalColumns {
     pub(in crate::sqlite) principal: PrincipalId,
     /// 1 operator, 2 user, 3 service.
     pub(in crate::sqlite) kind: i64,
+    pub(in crate::sqlite) name_hash: [u8; 32],
+    pub(in crate::sqlite) disabled: i64,
     pub(in crate::sqlite) auth_epoch: i64,
     pub(in crate::sqlite) created_at: i64,
 }
@@ -35,10 +39,15 @@ pub(in crate::sqlite) struct CredentialColumns {
     /// The public part of the token.
     pub(in crate::sqlite) credential: String,
     pub(in crate::sqlite) principal: PrincipalId,
+    /// 1 operator, 2 access, 3 refresh, 4 device, 5 stream.
+    pub(in crate::sqlite) kind: i64,
+    pub(in crate::sqlite) family: [u8; 16],
     pub(in crate::sqlite) secret_hash: [u8; 32],
     /// The bits of a [`VerbSet`].
     pub(in crate::sqlite) ceiling: i64,
     pub(in crate::sqlite) not_after: Option<i64>,
+    pub(in crate::sqlite) idle: Option<i64>,
+    pub(in crate::sqlite) used_at: i64,
     pub(in crate::sqlite) revoked: i64,
     pub(in crate::sqlite) created_at: i64,
 }
@@ -56,6 +65,8 @@ impl PrincipalColumns {
             &[
                 self.principal.as_bytes(),
                 &self.kind.to_le_bytes(),
+                &self.name_hash,
+                &self.disabled.to_le_bytes(),
                 &self.auth_epoch.to_le_bytes(),
                 &self.created_at.to_le_bytes(),
             ],
@@ -64,20 +75,106 @@ impl PrincipalColumns {
 }
 
 impl CredentialColumns {
+    /// The columns in the order of [`Self::read`].
+    pub(in crate::sqlite) const NAMES: &'static str =
+        "credential, principal, kind, family, secret_hash, ceiling, not_after, idle, used_at, revoked, created_at, mac";
+
+    /// The columns, and the MAC behind them, from a row that begins with [`Self::NAMES`] at `at`.
+    pub(in crate::sqlite) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<(Self, Vec<u8>)> {
+        let columns = Self {
+            credential: row.get(at)?,
+            principal: PrincipalId::from_bytes(row.get(at + 1)?),
+            kind: row.get(at + 2)?,
+            family: row.get(at + 3)?,
+            secret_hash: row.get(at + 4)?,
+            ceiling: row.get(at + 5)?,
+            not_after: row.get(at + 6)?,
+            idle: row.get(at + 7)?,
+            used_at: row.get(at + 8)?,
+            revoked: row.get(at + 9)?,
+            created_at: row.get(at + 10)?,
+        };
+        Ok((columns, row.get(at + 11)?))
+    }
+
     pub(in crate::sqlite) fn mac(&self, keys: &TenantKeys) -> [u8; 32] {
         let not_after = self.not_after.map(i64::to_le_bytes);
+        let idle = self.idle.map(i64::to_le_bytes);
         keys.authority_mac(
             "credentials",
             &[
                 self.credential.as_bytes(),
                 self.principal.as_bytes(),
+                &self.kind.to_le_bytes(),
+                &self.family,
                 &self.secret_hash,
                 &self.ceiling.to_le_bytes(),
                 not_after.as_ref().map_or(&[], |end| &end[..]),
+                idle.as_ref().map_or(&[], |idle| &idle[..]),
+                &self.used_at.to_le_bytes(),
                 &self.revoked.to_le_bytes(),
                 &self.created_at.to_le_bytes(),
             ],
         )
+    }
+
+    /// Checks the MAC.
+    pub(in crate::sqlite) fn verified(self, keys: &TenantKeys, mac: &[u8]) -> Result<Self, StoreError> {
+        verify(self.mac(keys), mac, "credential")?;
+        Ok(self)
+    }
+
+    /// What it says, but for the secret.
+    pub(in crate::sqlite) fn terms(&self) -> Result<CredentialTerms, StoreError> {
+        let wrong = || StoreError::Integrity("credential");
+        Ok(CredentialTerms {
+            id: CredentialId::parse(&self.credential).ok_or_else(wrong)?,
+            kind: usize::try_from(self.kind - 1)
+                .ok()
+                .and_then(|at| CredentialKind::ALL.get(at).copied())
+                .ok_or_else(wrong)?,
+            family: Family(self.family),
+            not_after: self.not_after.map(UnixMillis),
+            idle: self.idle.map(u64::try_from).transpose().map_err(|_| wrong())?,
+            used_at: UnixMillis(self.used_at),
+        })
+    }
+
+    pub(in crate::sqlite) fn verbs(&self) -> Result<VerbSet, StoreError> {
+        // What the MAC covers was written from this type.
+        let bits = u16::try_from(self.ceiling).map_err(|_| StoreError::Integrity("credential"))?;
+        Ok(VerbSet::from_bits(bits))
+    }
+}
+
+/// A credential's kind in its stored form.
+pub(in crate::sqlite) fn credential_kind_to_stored(kind: CredentialKind) -> i64 {
+    CredentialKind::ALL.iter().position(|other| *other == kind).map_or(0, |at| at as i64 + 1)
+}
+
+/// Where a credential's label stands.
+pub(in crate::sqlite) fn label_place(credential: &str) -> Place<'_> {
+    Place {
+        lifecycle: 0,
+        generation: 0,
+        table: "credentials",
+        column: "label",
+        row: credential.as_bytes(),
+        seq: 0,
+        role: 0,
+    }
+}
+
+/// Where a principal's name stands.
+pub(in crate::sqlite) fn name_place(principal: &PrincipalId) -> Place<'_> {
+    Place {
+        lifecycle: 0,
+        generation: 0,
+        table: "principals",
+        column: "name",
+        row: principal.as_bytes(),
+        seq: 0,
+        role: 0,
     }
 }
 
@@ -109,60 +206,82 @@ pub(in crate::sqlite) fn credential(
     vault: &Vault,
     id: &str,
 ) -> Result<Option<CredentialRecord>, StoreError> {
+    let sql = format!("SELECT tenant, {} FROM credentials WHERE credential = ?1", CredentialColumns::NAMES);
     let row = conn
-        .prepare_cached(
-            "SELECT tenant, principal, secret_hash, ceiling, not_after, revoked, created_at, mac
-             FROM credentials WHERE credential = ?1",
-        )?
-        .query_row([id], |row| {
-            let columns = CredentialColumns {
-                credential: id.to_owned(),
-                principal: PrincipalId::from_bytes(row.get(1)?),
-                secret_hash: row.get(2)?,
-                ceiling: row.get(3)?,
-                not_after: row.get(4)?,
-                revoked: row.get(5)?,
-                created_at: row.get(6)?,
-            };
-            Ok((TenantId::from_bytes(row.get(0)?), columns, row.get::<_, Vec<u8>>(7)?))
-        })
+        .prepare_cached(&sql)?
+        .query_row([id], |row| Ok((TenantId::from_bytes(row.get(0)?), CredentialColumns::read(row, 1)?)))
         .optional()?;
-    let Some((tenant, columns, mac)) = row else { return Ok(None) };
+    let Some((tenant, (columns, mac))) = row else { return Ok(None) };
     let keys = vault.tenant(tenant)?;
-    verify(columns.mac(&keys), &mac, "credential")?;
-    let (principal, epoch) = principal(conn, &keys, columns.principal)?;
-    // What the MAC covers was written from these types.
-    let ceiling = u16::try_from(columns.ceiling).map_err(|_| StoreError::Integrity("credential"))?;
+    let columns = columns.verified(&keys, &mac)?;
+    let owner = principal(conn, &keys, columns.principal)?.ok_or(StoreError::Integrity("principal"))?;
     Ok(Some(CredentialRecord::decode(
-        principal,
+        owner.principal,
         SecretHash::new(columns.secret_hash),
-        VerbSet::from_bits(ceiling),
-        epoch,
-        columns.not_after.map(UnixMillis),
-        columns.revoked != 0,
+        columns.verbs()?,
+        owner.auth_epoch,
+        columns.terms()?,
+        columns.revoked != 0 || owner.disabled,
     )))
 }
 
-/// A principal that another row names, with its epoch.
+/// A principal as its row says, its name not opened.
+pub(in crate::sqlite) struct PrincipalFound {
+    pub(in crate::sqlite) principal: Principal,
+    pub(in crate::sqlite) auth_epoch: AuthEpoch,
+    pub(in crate::sqlite) disabled: bool,
+    pub(in crate::sqlite) columns: PrincipalColumns,
+    sealed_name: Vec<u8>,
+}
+
+impl PrincipalFound {
+    pub(in crate::sqlite) const NAMES: &'static str =
+        "principal, kind, name_hash, disabled, auth_epoch, created_at, mac, name";
+
+    pub(in crate::sqlite) fn read(row: &Row<'_>) -> rusqlite::Result<(PrincipalColumns, Vec<u8>, Vec<u8>)> {
+        let columns = PrincipalColumns {
+            principal: PrincipalId::from_bytes(row.get(0)?),
+            kind: row.get(1)?,
+            name_hash: row.get(2)?,
+            disabled: row.get(3)?,
+            auth_epoch: row.get(4)?,
+            created_at: row.get(5)?,
+        };
+        Ok((columns, row.get(6)?, row.get(7)?))
+    }
+
+    pub(in crate::sqlite) fn verified(
+        keys: &TenantKeys,
+        (columns, mac, sealed_name): (PrincipalColumns, Vec<u8>, Vec<u8>),
+    ) -> Result<Self, StoreError> {
+        verify(columns.mac(keys), &mac, "principal")?;
+        let epoch = u64::try_from(columns.auth_epoch).map_err(|_| StoreError::Integrity("principal"))?;
+        Ok(Self {
+            principal: Principal { tenant: keys.tenant(), id: columns.principal, kind: kind(columns.kind)? },
+            auth_epoch: AuthEpoch(epoch),
+            disabled: columns.disabled != 0,
+            columns,
+            sealed_name,
+        })
+    }
+
+    pub(in crate::sqlite) fn name(&self, keys: &TenantKeys) -> Result<String, StoreError> {
+        open_json(keys.own(), &name_place(&self.principal.id), &self.sealed_name)
+    }
+}
+
+/// A principal by its id.
 pub(in crate::sqlite) fn principal(
     conn: &Connection,
     keys: &TenantKeys,
     id: PrincipalId,
-) -> Result<(Principal, AuthEpoch), StoreError> {
+) -> Result<Option<PrincipalFound>, StoreError> {
+    let sql = format!("SELECT {} FROM principals WHERE tenant = ?1 AND principal = ?2", PrincipalFound::NAMES);
     let row = conn
-        .prepare_cached(
-            "SELECT kind, auth_epoch, created_at, mac FROM principals WHERE tenant = ?1 AND principal = ?2",
-        )?
-        .query_row((keys.tenant().as_bytes(), id.as_bytes()), |row| {
-            let columns =
-                PrincipalColumns { principal: id, kind: row.get(0)?, auth_epoch: row.get(1)?, created_at: row.get(2)? };
-            Ok((columns, row.get::<_, Vec<u8>>(3)?))
-        })
+        .prepare_cached(&sql)?
+        .query_row((keys.tenant().as_bytes(), id.as_bytes()), PrincipalFound::read)
         .optional()?;
-    let (columns, mac) = row.ok_or(StoreError::Integrity("principal"))?;
-    verify(columns.mac(keys), &mac, "principal")?;
-    let epoch = u64::try_from(columns.auth_epoch).map_err(|_| StoreError::Integrity("principal"))?;
-    Ok((Principal { tenant: keys.tenant(), id, kind: kind(columns.kind)? }, AuthEpoch(epoch)))
+    row.map(|row| PrincipalFound::verified(keys, row)).transpose()
 }
 
 /// The tenant of this name with its operator and the operator's epoch.
@@ -182,7 +301,8 @@ pub(in crate::sqlite) fn tenant(
     let Some((tenant, columns, mac)) = row else { return Ok(None) };
     let keys = vault.tenant(tenant)?;
     verify(columns.mac(&keys), &mac, "tenant")?;
-    principal(conn, &keys, columns.operator).map(Some)
+    let operator = principal(conn, &keys, columns.operator)?.ok_or(StoreError::Integrity("principal"))?;
+    Ok(Some((operator.principal, operator.auth_epoch)))
 }
 
 /// The row name of a grant: everything about it that is plain.
@@ -220,5 +340,6 @@ pub(in crate::sqlite) fn grants(
         let segments: Vec<String> = open_json(keys.own(), &grant_place(&name), &sealed)?;
         rules.push(Grant { verbs, prefix: KeyPrefix::from_segments(segments), not_after });
     }
-    Ok(Grants::decode(keys.tenant(), principal, rules))
+    let name = self::principal(conn, keys, principal)?.ok_or(StoreError::Integrity("principal"))?.name(keys)?;
+    Ok(Grants::decode(keys.tenant(), principal, rules).named(name))
 }
