@@ -15,9 +15,9 @@ Examples:
   watertight serve
   watertight agent --session-key incident-42 --message \"Summarize status\"
 
-WATERTIGHT_LISTEN, WATERTIGHT_AUTH_MODE, WATERTIGHT_AUTH_TOKEN, WATERTIGHT_AUTH_PASSWORD and \
-WATERTIGHT_BEHIND_TLS_PROXY go over the configuration file. OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL give an \
-agent that names no model a real one.")]
+WATERTIGHT_LISTEN, WATERTIGHT_AUTH_MODE, WATERTIGHT_AUTH_TOKEN, WATERTIGHT_AUTH_PASSWORD, WATERTIGHT_TLS_CERT, \
+WATERTIGHT_TLS_KEY and WATERTIGHT_BEHIND_TLS_PROXY go over the configuration file. OPENAI_API_KEY, OPENAI_BASE_URL \
+and OPENAI_MODEL give an agent that names no model a real one.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -110,8 +110,8 @@ Examples:
   watertight serve --listen 127.0.0.1:0
   watertight --state-dir ./state --config ./watertight.toml serve
 
-Any address but a loopback one needs authentication and gateway.behind_tls_proxy = true. SIGTERM or \
-Ctrl-C lets active runs finish; a second one stops within five seconds.")]
+Any address but a loopback one needs authentication, and gateway.tls_cert with gateway.tls_key or \
+gateway.behind_tls_proxy = true. SIGTERM or Ctrl-C lets active runs finish; a second one stops within five seconds.")]
 pub(crate) struct ServeArgs {
     /// Address to listen on [default: gateway.listen, else 127.0.0.1:18789]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -179,13 +179,19 @@ pub(crate) struct AgentArgs {
     /// Fail when no gateway answers or the one that does is not ours, instead of running in this process
     #[arg(long, help_heading = "Gateway")]
     pub(crate) no_fallback: bool,
-    /// Gateway to call, such as ws://127.0.0.1:18789 [default: the one serving the state directory]
+    /// Gateway to call, such as ws://127.0.0.1:18789 or wss://gateway.example:18789 [default: the one serving the state
+    /// directory]
     #[arg(long, value_name = "URL", env = "WATERTIGHT_URL", hide_env_values = true, help_heading = "Gateway")]
     pub(crate) url: Option<String>,
     /// Token or password of the gateway [default: from the configuration, else operator.token, which goes only to the
     /// gateway that serves the state directory]
     #[arg(long, value_name = "TOKEN", env = "WATERTIGHT_TOKEN", hide_env_values = true, help_heading = "Gateway")]
     pub(crate) token: Option<String>,
+
+    /// Certificates of the authorities that may vouch for the gateway at --url, in PEM; only these are trusted [default:
+    /// the system's; for the gateway that serves the state directory the certificate it announces there]
+    #[arg(long, value_name = "FILE", env = "WATERTIGHT_CA_FILE", hide_env_values = true, help_heading = "Gateway")]
+    pub(crate) ca_file: Option<PathBuf>,
 
     #[arg(long, hide = true)]
     pub(crate) deliver: bool,

@@ -8,6 +8,7 @@
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
 //! * [`memory`]: keeps secrets out of core dumps.
+//! * [`tls`]: whose certificate is believed.
 //! * [`visible`]: text that is safe to show.
 //! * [`signals`], [`logging`].
 
@@ -20,6 +21,7 @@ mod logging;
 mod memory;
 mod serve;
 mod signals;
+mod tls;
 mod verify;
 mod visible;
 

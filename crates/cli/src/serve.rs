@@ -15,6 +15,7 @@ use watertight_engine::Engine;
 use watertight_engine::state_dir::StateDir;
 use watertight_provider::HeaderMode;
 use watertight_server::ServerOptions;
+use watertight_server::tls::Tls;
 
 use crate::args::{PROGRAM, ServeArgs};
 use crate::home::Home;
@@ -27,6 +28,7 @@ const SHORT_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     let config = Arc::new(home.config(Overrides { listen: args.listen })?);
+    let tls = config.gateway.tls.as_ref().map(Tls::load).transpose()?;
     let mut signals = Signals::catch().context("cannot catch signals")?;
     // A file size limit then fails the write, which the store knows how to survive, instead of ending the process.
     let _size_limit = signal(SignalKind::from_raw(SIGXFSZ)).context("cannot catch signals")?;
@@ -40,8 +42,9 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
         engine = Engine::open(config.clone(), dir) => engine?,
         signal = signals.next() => return Ok(ExitCode::from(signal.exit())),
     };
-    engine.state_dir().announce(address)?;
-    let banner = banner(home, &config, &engine, address);
+    let certificate = tls.as_ref().map(Tls::fingerprint);
+    engine.state_dir().announce(address, certificate.clone())?;
+    let banner = banner(home, &config, &engine, address, certificate.as_deref());
     // Who started it may have closed stdout; that is no reason not to serve.
     let _ = std::io::stdout().write_all(banner.as_bytes());
 
@@ -50,6 +53,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     let options = ServerOptions {
         auth_mode: (&config.gateway.auth).into(),
         behind_tls_proxy: config.gateway.behind_tls_proxy,
+        tls: tls.clone(),
         ..ServerOptions::default()
     };
     let grace = options.drain_grace;
@@ -57,7 +61,10 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     tokio::pin!(server);
     let broken = broken(&engine);
     tokio::pin!(broken);
+    let renewed = renewed(&engine, address, tls);
+    tokio::pin!(renewed);
     let early = tokio::select! {
+        error = &mut renewed => return Err(error),
         ended = &mut server => Some(ended),
         error = &mut broken => return Err(error),
         signal = signals.next() => {
@@ -88,6 +95,18 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Announces every new certificate; resolves when that fails. To be dropped before the announcement is taken back.
+async fn renewed(engine: &Engine, address: SocketAddr, tls: Option<Tls>) -> anyhow::Error {
+    let Some(tls) = tls else { return std::future::pending().await };
+    let mut known = tls.fingerprint();
+    loop {
+        known = tls.fingerprint_after(&known).await;
+        if let Err(error) = engine.state_dir().announce(address, Some(known.clone())) {
+            return anyhow::Error::new(error).context("the new certificate cannot be announced");
+        }
+    }
+}
+
 /// Resolves when nothing can be stored any more. There is no going on from a failed sync: the system may have dropped
 /// what was to be synced, so only a new start knows what is durable (isolation.md C9).
 async fn broken(engine: &Engine) -> anyhow::Error {
@@ -106,8 +125,9 @@ async fn broken(engine: &Engine) -> anyhow::Error {
 }
 
 /// What a person needs to know at the start. Never the token itself.
-fn banner(home: &Home, config: &Config, engine: &Engine, address: SocketAddr) -> String {
-    let mut lines = vec![format!("Watertight {} listens on ws://{address}", env!("CARGO_PKG_VERSION"))];
+fn banner(home: &Home, config: &Config, engine: &Engine, address: SocketAddr, certificate: Option<&str>) -> String {
+    let scheme = if certificate.is_some() { "wss" } else { "ws" };
+    let mut lines = vec![format!("Watertight {} listens on {scheme}://{address}", env!("CARGO_PKG_VERSION"))];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<9} {text}"));
     line("state", home.state_dir().display().to_string());
     line(
@@ -120,6 +140,9 @@ fn banner(home: &Home, config: &Config, engine: &Engine, address: SocketAddr) ->
             Origin::BuiltIn => "none; the agent repeats what it hears until a model is configured".to_owned(),
         },
     );
+    if let (Some(sha256), Some(files)) = (certificate, &config.gateway.tls) {
+        line("tls", format!("certificate {}, SHA-256 {sha256}", files.cert.display()));
+    }
     line(
         "token",
         match (&config.gateway.auth, engine.operator_token_file()) {

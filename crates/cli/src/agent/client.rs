@@ -8,10 +8,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 use crate::agent::endpoint::Endpoint;
 use crate::args::PROGRAM;
+use crate::tls;
 
 /// To open the connection, TLS and upgrade included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -79,8 +80,13 @@ impl Connection {
             OpenFailure::Unreachable(format!("Gateway not reachable at {} ({reason}).", endpoint.shown()))
         };
         let holder = endpoint.holder();
-        let socket = match timeout(CONNECT_LIMIT, connect_async(endpoint.url.as_str())).await {
+        let connector = endpoint.connector().map_err(unreachable)?;
+        let connecting = connect_async_tls_with_config(endpoint.url.as_str(), None, false, Some(connector));
+        let socket = match timeout(CONNECT_LIMIT, connecting).await {
             Ok(Ok((socket, _))) => socket,
+            Ok(Err(WsError::Http(answer))) if answer.status() == 400 && endpoint.url.scheme() == "ws" => {
+                return Err(unreachable("it answered with HTTP status 400; if it speaks TLS, use wss://".to_owned()));
+            }
             Ok(Err(error)) => return Err(unreachable(reason_of(&error))),
             Err(_) => return Err(unreachable("no answer in time".to_owned())),
         };
@@ -260,6 +266,7 @@ fn parse(text: &str) -> Option<Frame> {
 fn reason_of(error: &WsError) -> String {
     match error {
         WsError::Io(error) => match error.kind() {
+            _ if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref()) => tls::explain(error),
             std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
             _ => error.to_string(),
         },

@@ -1,10 +1,11 @@
 //! Which gateway, with which credential.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tokio_tungstenite::Connector;
 use url::{Host, Url};
 use watertight_config::{Auth, Config, Secret};
 use watertight_engine::state_dir::{Holder, StateDir};
@@ -12,6 +13,7 @@ use watertight_engine::state_dir::{Holder, StateDir};
 use crate::args::AgentArgs;
 use crate::failure::Failure;
 use crate::home::{self, Home};
+use crate::tls::Trust;
 
 /// How long a process that holds the state directory may take to name its address.
 const STARTING_LIMIT: Duration = Duration::from_secs(3);
@@ -22,8 +24,17 @@ const STARTING_POLL: Duration = Duration::from_millis(50);
 pub(crate) struct Endpoint {
     pub(crate) url: Url,
     credential: Credential,
+    certificate: Certificate,
     /// Whether it was named with `--url`: then it may be another machine's, and nothing runs here in its place.
     pub(crate) explicit: bool,
+}
+
+/// Which certificate a gateway with TLS must show.
+enum Certificate {
+    /// The one announced in this state directory: asked for anew with every connection, since it may be renewed.
+    Announced(PathBuf),
+    /// One that is vouched for.
+    Vouched(Trust),
 }
 
 /// What proves the operator.
@@ -56,12 +67,30 @@ impl Endpoint {
             (None, Auth::None) => Credential::Chosen(None),
             (None, Auth::GeneratedToken) => Credential::Generated(state_dir.clone()),
         };
+        let ca_file = args.ca_file.clone().filter(|path| !path.as_os_str().is_empty());
         let Some(text) = given(args.url.as_ref()) else {
-            let url = url_of(serving(home).await.unwrap_or(config.gateway.listen))?;
-            return Ok(Self { url, credential, explicit: false });
+            let (url, certificate) = match serving(home).await {
+                Some(served) => (served.url()?, Certificate::Announced(state_dir)),
+                None => {
+                    let served = Served { address: config.gateway.listen, tls: config.gateway.tls.is_some() };
+                    (served.url()?, Certificate::Vouched(ca_file.map_or(Trust::System, Trust::CaFile)))
+                }
+            };
+            return Ok(Self { url, credential, certificate, explicit: false });
         };
         let mut url = parse_url(text)?;
         let near = is_loopback(&url);
+        let ask = matches!(credential, Credential::Generated(_)) || (ca_file.is_none() && url.scheme() == "wss");
+        let served = if near && ask { serving(home).await } else { None };
+        let exact = served.and_then(|served| served.at(&url));
+        let certificate = match (ca_file, &exact) {
+            (Some(file), _) => Certificate::Vouched(Trust::CaFile(file)),
+            (None, Some(exact)) => {
+                url = exact.clone();
+                Certificate::Announced(state_dir.clone())
+            }
+            (None, None) => Certificate::Vouched(Trust::System),
+        };
         if !near && !chosen {
             // The operator's secret is not sent to wherever a URL points.
             return Err(Failure::new("Pass --token (or WATERTIGHT_TOKEN) for a gateway on another machine."));
@@ -70,7 +99,7 @@ impl Endpoint {
             eprintln!("Warning: the token goes to {url} without encryption; use wss:// if the gateway has it.");
         }
         let credential = match credential {
-            Credential::Generated(_) => match serving(home).await.and_then(|address| served_at(&url, address)) {
+            Credential::Generated(_) => match exact {
                 Some(exact) => {
                     url = exact;
                     credential
@@ -79,7 +108,24 @@ impl Endpoint {
             },
             chosen => chosen,
         };
-        Ok(Self { url, credential, explicit: true })
+        Ok(Self { url, credential, certificate, explicit: true })
+    }
+
+    /// How to make a connection. The error says why there is no way.
+    pub(crate) fn connector(&self) -> Result<Connector, String> {
+        if self.url.scheme() != "wss" {
+            return Ok(Connector::Plain);
+        }
+        let trust = match &self.certificate {
+            Certificate::Vouched(trust) => trust.clone(),
+            Certificate::Announced(state_dir) => {
+                match StateDir::holder(state_dir).and_then(|holder| holder.certificate) {
+                    Some(sha256) => Trust::Exactly(sha256),
+                    None => return Err(format!("nothing serves the state directory {} over TLS", state_dir.display())),
+                }
+            }
+        };
+        trust.client().map(Connector::Rustls)
     }
 
     /// Who holds the state directory whose token is to be sent. Asked before a connection is made, for
@@ -100,9 +146,10 @@ impl Endpoint {
             Credential::Withheld(_) => return Ok(None),
             Credential::Generated(state_dir) => state_dir,
         };
-        let address = before.and_then(|holder| holder.address);
-        let ours = address.and_then(|address| served_at(&self.url, address)).is_some();
-        if ours && self.holder().as_ref() == before {
+        let ours = before.and_then(Served::of).and_then(|served| served.at(&self.url)).is_some();
+        // A certificate may be renewed at any time, and was asked for when the connection was made.
+        let identity = |holder: &Holder| (holder.pid, holder.address);
+        if ours && self.holder().as_ref().map(identity) == before.map(identity) {
             Ok(home::generated_token(state_dir))
         } else {
             Err(self.foreign(state_dir))
@@ -117,7 +164,7 @@ impl Endpoint {
         }
     }
 
-    fn foreign(&self, state_dir: &std::path::Path) -> String {
+    fn foreign(&self, state_dir: &Path) -> String {
         format!(
             "What listens at {} does not serve the state directory {}, so the operator token was not sent to it: pass \
              --token (or WATERTIGHT_TOKEN), or name its own directory with --state-dir.",
@@ -132,30 +179,54 @@ impl Endpoint {
     }
 }
 
-/// The address of the process that holds the state directory. One that has just started gets a moment to name it.
-async fn serving(home: &Home) -> Option<SocketAddr> {
+/// Where a gateway listens.
+#[derive(Clone, Copy)]
+struct Served {
+    address: SocketAddr,
+    tls: bool,
+}
+
+impl Served {
+    fn of(holder: &Holder) -> Option<Self> {
+        Some(Self { address: holder.address?, tls: holder.certificate.is_some() })
+    }
+
+    /// The address as a client on this machine calls it.
+    fn url(self) -> Result<Url, Failure> {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let scheme = if self.tls { "wss" } else { "ws" };
+        parse_url(&format!("{scheme}://{}", SocketAddr::new(ip, self.address.port())))
+    }
+
+    /// `url` spelt with the address itself, if that is what it names. `localhost` may mean two addresses, and the other
+    /// one may be somebody else's.
+    fn at(self, url: &Url) -> Option<Url> {
+        let ours = self.url().ok()?;
+        let same = url.scheme() == ours.scheme() && url.port_or_known_default() == ours.port_or_known_default();
+        let named = matches!(url.host(), Some(Host::Domain(_))) && is_loopback(url) && is_loopback(&ours);
+        if !same || !(named || url.host() == ours.host()) {
+            return None;
+        }
+        let mut exact = url.clone();
+        exact.set_host(ours.host_str()).ok()?;
+        Some(exact)
+    }
+}
+
+/// Where the process that holds the state directory listens. One that has just started gets a moment to say so.
+async fn serving(home: &Home) -> Option<Served> {
     let end = Instant::now() + STARTING_LIMIT;
     loop {
         let holder = StateDir::holder(home.state_dir())?;
         if holder.address.is_some() || Instant::now() >= end {
-            return holder.address;
+            return Served::of(&holder);
         }
         sleep(STARTING_POLL).await;
     }
-}
-
-/// `url` spelt with the address itself, if that is what it names. `localhost` may mean two addresses, and the other one
-/// may be somebody else's.
-fn served_at(url: &Url, address: SocketAddr) -> Option<Url> {
-    let ours = url_of(address).ok()?;
-    let same = url.scheme() == "ws" && url.port_or_known_default() == ours.port_or_known_default();
-    let named = matches!(url.host(), Some(Host::Domain(_))) && is_loopback(url) && is_loopback(&ours);
-    if !same || !(named || url.host() == ours.host()) {
-        return None;
-    }
-    let mut exact = url.clone();
-    exact.set_host(ours.host_str()).ok()?;
-    Some(exact)
 }
 
 fn given(text: Option<&String>) -> Option<&str> {
@@ -177,16 +248,6 @@ fn parse_url(text: &str) -> Result<Url, Failure> {
     } else {
         Err(bad())
     }
-}
-
-/// The address as a client on this machine calls it.
-fn url_of(address: SocketAddr) -> Result<Url, Failure> {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    parse_url(&format!("ws://{}", SocketAddr::new(ip, address.port())))
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -219,15 +280,18 @@ mod tests {
 
     #[test]
     fn a_gateway_on_every_address_is_called_on_loopback() {
-        assert_eq!(url_of("0.0.0.0:5".parse().unwrap()).unwrap().as_str(), "ws://127.0.0.1:5/");
-        assert_eq!(url_of("[::]:5".parse().unwrap()).unwrap().as_str(), "ws://[::1]:5/");
-        assert_eq!(url_of("10.0.0.7:5".parse().unwrap()).unwrap().as_str(), "ws://10.0.0.7:5/");
+        let url = |address: &str, tls| Served { address: address.parse().unwrap(), tls }.url().unwrap().to_string();
+        assert_eq!(url("0.0.0.0:5", false), "ws://127.0.0.1:5/");
+        assert_eq!(url("[::]:5", true), "wss://[::1]:5/");
+        assert_eq!(url("10.0.0.7:5", false), "ws://10.0.0.7:5/");
     }
 
     #[test]
     fn only_the_served_address_itself_counts_as_served() {
         let served = |url: &str, address: &str| {
-            served_at(&parse_url(url).unwrap(), address.parse().unwrap()).map(|url| url.to_string())
+            let (tls, address) = address.strip_prefix("tls ").map_or((false, address), |address| (true, address));
+            let served = Served { address: address.parse().unwrap(), tls };
+            served.at(&parse_url(url).unwrap()).map(|url| url.to_string())
         };
         for (url, address, exact) in [
             ("127.0.0.1:5", "127.0.0.1:5", "ws://127.0.0.1:5/"),
@@ -235,6 +299,7 @@ mod tests {
             ("localhost:5", "127.0.0.1:5", "ws://127.0.0.1:5/"),
             ("LocalHost:5", "[::1]:5", "ws://[::1]:5/"),
             ("127.0.0.1", "127.0.0.1:80", "ws://127.0.0.1/"),
+            ("https://localhost:5", "tls 0.0.0.0:5", "wss://127.0.0.1:5/"),
         ] {
             assert_eq!(served(url, address).as_deref(), Some(exact), "{url} {address}");
         }
@@ -244,6 +309,7 @@ mod tests {
             ("[::1]:5", "127.0.0.1:5"),
             ("[::1]:5", "0.0.0.0:5"),
             ("wss://127.0.0.1:5", "127.0.0.1:5"),
+            ("ws://127.0.0.1:5", "tls 127.0.0.1:5"),
             ("localhost:5", "10.0.0.7:5"),
             ("gateway.example:5", "127.0.0.1:5"),
         ] {

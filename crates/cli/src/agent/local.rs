@@ -214,13 +214,13 @@ impl EventSink for Queue {
 impl Circumstance {
     fn explain(&self, error: OpenError) -> Failure {
         match (self, error) {
-            (Self::Asked, OpenError::InUse { holder: Holder { pid, address: Some(address) }, .. }) => {
+            (Self::Asked, OpenError::InUse { holder: Holder { pid, address: Some(address), .. }, .. }) => {
                 Failure::new(format!(
                     "A Gateway is running for this state directory (pid {pid}, address {address}). Run without --local \
                      to use it, or stop the Gateway first."
                 ))
             }
-            (Self::Asked, OpenError::InUse { holder: Holder { pid, address: None }, .. }) => Failure::new(format!(
+            (Self::Asked, OpenError::InUse { holder: Holder { pid, address: None, .. }, .. }) => Failure::new(format!(
                 "Another process is using this state directory (pid {pid}). Wait for it to end, or name another \
                  directory with --state-dir."
             )),
