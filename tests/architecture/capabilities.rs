@@ -16,6 +16,8 @@ enum Place {
     Housekeeping,
     /// The store's decoding of rows.
     Rows,
+    /// The module that verifies the signatures of devices.
+    DeviceProofs,
     /// The store's conformance suite, compiled for its own tests only: see [`crate::edges`].
     Conformance,
     /// The store.
@@ -34,6 +36,7 @@ impl Place {
             Self::Rows => path
                 .strip_prefix("crates/store/src/")
                 .is_some_and(|rest| rest.split('/').any(|part| part == "rows" || part == "rows.rs")),
+            Self::DeviceProofs => module("crates/seal/src/device"),
             Self::Conformance => module("crates/store/src/conformance") || path.starts_with("crates/store/tests/"),
             Self::Store => path.starts_with("crates/store/"),
             Self::Testkit => path == "crates/testkit/src/scope.rs",
@@ -44,6 +47,7 @@ impl Place {
 /// Functions of `core::scope`, called by their path or imported.
 const FUNCTIONS: &[(&[&str], &[Place])] = &[
     (&["authenticate", "admit", "authorize"], &[Place::Core, Place::Admission, Place::Conformance, Place::Testkit]),
+    (&["authenticate_device", "keep_devices"], &[Place::Core, Place::Admission, Place::Conformance]),
     (&["readmit"], &[Place::Core, Place::Housekeeping, Place::Conformance, Place::Testkit]),
 ];
 
@@ -53,6 +57,8 @@ const WHOLE_SCOPE: &[Place] = &[Place::Core, Place::Conformance, Place::Testkit]
 /// Associated functions: type, function, places.
 const CONSTRUCTORS: &[(&str, &str, &[Place])] = &[
     ("CredentialRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
+    ("DeviceBond", "decode", &[Place::Core, Place::Store]),
+    ("ProvenDevice", "verified", &[Place::Core, Place::DeviceProofs, Place::Conformance]),
     ("Grants", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
     ("SessionRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),
     ("RunRecord", "decode", &[Place::Core, Place::Rows, Place::Conformance, Place::Testkit]),

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::grant::{Grants, Verb, VerbSet};
 use crate::ids::{CredentialId, PrincipalId, TenantId, UnixMillis};
-use crate::scope::{Caller, Denied};
+use crate::principal::{CredentialKind, CredentialRecord, Proof};
+use crate::scope::{self, Caller, Denied};
 
 /// Fingerprint of a device's key: the SHA-256 of its 32 bytes. `device.id` of the wire is this in hex. Proves nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -104,6 +105,42 @@ impl PairingId {
 impl fmt::Display for PairingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// What binds a device's token to the device: only together with this key does the token open anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceBond {
+    device: DeviceId,
+    principal: PrincipalId,
+    credential: CredentialId,
+    verbs: VerbSet,
+}
+
+impl DeviceBond {
+    /// Row decoding: the device whose token this credential is, whom it acts for, and the most it may do.
+    pub fn decode(device: DeviceId, principal: PrincipalId, credential: CredentialId, verbs: VerbSet) -> Self {
+        Self { device, principal, credential, verbs }
+    }
+}
+
+/// Verifies a device's token. The only way to a [`Caller`] from one; whoever has the token and not the key gets none.
+pub fn authenticate_device(
+    record: &CredentialRecord,
+    proof: &Proof,
+    bond: &DeviceBond,
+    proven: &ProvenDevice,
+    now: UnixMillis,
+) -> Result<Caller, Denied> {
+    // The comparison of the secret runs first and always.
+    let stands = record.stands(proof, now);
+    let ours = record.terms.as_ref().is_some_and(|terms| {
+        terms.kind == CredentialKind::Device && terms.id == bond.credential && record.principal.id == bond.principal
+    });
+    if stands && ours && bond.device == proven.id() {
+        Ok(scope::caller(record).narrowed(bond.verbs))
+    } else {
+        Err(Denied::Credential)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Principals and the credentials that prove them.
 
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use crate::grant::VerbSet;
@@ -128,7 +129,8 @@ impl CredentialKind {
 }
 
 /// Credentials that descend from one another: revoked together (isolation.md §2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Family(pub [u8; 16]);
 
 /// Which credential a caller showed, and how long it lasts.
@@ -181,6 +183,11 @@ impl CredentialRecord {
     /// A shared secret (or, in mode `none`, its absence) that the configuration names; acts as `principal`.
     pub fn from_config(principal: Principal, demand: Demand, auth_epoch: AuthEpoch) -> Self {
         Self { principal, demand, ceiling: VerbSet::all(), auth_epoch, terms: None, revoked: false }
+    }
+
+    /// What it says, but for the secret; none for a secret of the configuration.
+    pub fn terms(&self) -> Option<&CredentialTerms> {
+        self.terms.as_ref()
     }
 
     /// The tenant it belongs to. Says nothing about whether anybody proved it.

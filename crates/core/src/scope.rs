@@ -40,7 +40,7 @@ pub fn authenticate(record: &CredentialRecord, proof: &Proof, now: UnixMillis) -
     if record.stands(proof, now) && bearer { Ok(caller(record)) } else { Err(Denied::Credential) }
 }
 
-fn caller(record: &CredentialRecord) -> Caller {
+pub(crate) fn caller(record: &CredentialRecord) -> Caller {
     let CredentialRecord { principal, ceiling, auth_epoch, ref terms, .. } = *record;
     Caller { principal, ceiling, auth_epoch, terms: terms.clone() }
 }

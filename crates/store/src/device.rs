@@ -1,10 +1,124 @@
 //! Devices, those that ask to become one, and codes that invite one.
 
 use serde::{Deserialize, Serialize};
-use watertight_core::device::{DeviceId, PairingId};
+use watertight_core::Caller;
+use watertight_core::device::{DeviceBond, DeviceId, DeviceKeeper, PairingId, ProvenDevice};
 use watertight_core::grant::VerbSet;
 use watertight_core::ids::{CredentialId, PrincipalId, TenantId, UnixMillis};
-use watertight_core::principal::Family;
+use watertight_core::principal::{CredentialRecord, Family};
+use watertight_seal::token::Token;
+
+use crate::StoreFuture;
+
+/// Devices as a store keeps them. Part of [`crate::Store`].
+pub trait DeviceStore {
+    // Without a capability: where authority begins.
+
+    /// The credential with this public id, with the device whose token it is; none for any other credential.
+    fn device_credential<'a>(&'a self, id: &'a CredentialId)
+    -> StoreFuture<'a, Option<(CredentialRecord, DeviceBond)>>;
+
+    // Under a proven device.
+
+    /// What the tenant knows of the device.
+    fn device<'a>(&'a self, tenant: TenantId, device: &'a ProvenDevice) -> StoreFuture<'a, Option<DeviceRow>>;
+
+    /// Presents a setup code, which is this device's alone from then on; none when it is over or another's.
+    fn present_setup_code<'a>(
+        &'a self,
+        device: &'a ProvenDevice,
+        code: &'a str,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<Invitation>>;
+
+    /// Asks to be paired, or to be given more.
+    fn ask_pairing<'a>(&'a self, device: &'a ProvenDevice, new: NewPairing, now: UnixMillis) -> StoreFuture<'a, Asked>;
+
+    /// Stores the device's token in place of `former`; none when that does not hold any more. It lasts as
+    /// [`TOKEN_LIFE`] says.
+    fn issue_device_token<'a>(
+        &'a self,
+        tenant: TenantId,
+        device: &'a ProvenDevice,
+        former: Option<&'a str>,
+        token: &'a Token,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<DeviceRow>>;
+
+    // Under a caller who showed its secret beside the device's proof.
+
+    /// Approves the device at once, for the caller and for no more than it holds; none when there are too many devices.
+    fn approve_silently<'a>(
+        &'a self,
+        caller: &'a Caller,
+        device: &'a ProvenDevice,
+        verbs: VerbSet,
+        about: Description,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<DeviceRow>>;
+
+    // Under the right to keep devices. Every change is in the audit log, in the same transaction.
+
+    /// Requests that are not over and that the keeper may decide, oldest first.
+    fn pairings<'a>(&'a self, keeper: &'a DeviceKeeper, now: UnixMillis) -> StoreFuture<'a, Vec<PairingRow>>;
+
+    /// The keeper's devices, oldest first.
+    fn devices<'a>(&'a self, keeper: &'a DeviceKeeper) -> StoreFuture<'a, Vec<DeviceRow>>;
+
+    /// Approves or rejects exactly this request; `shown`, where given, is the fingerprint that the decider saw.
+    fn decide_pairing<'a>(
+        &'a self,
+        keeper: &'a DeviceKeeper,
+        request: PairingId,
+        shown: Option<DeviceId>,
+        approve: bool,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Decided>;
+
+    /// Takes something from a device; none when the keeper has no such device.
+    fn withdraw<'a>(
+        &'a self,
+        keeper: &'a DeviceKeeper,
+        device: DeviceId,
+        what: Withdrawal,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<TokenChange>>;
+
+    /// Stores a code that invites one device to ask for at most `verbs`; false when too many wait.
+    fn invite_device<'a>(
+        &'a self,
+        keeper: &'a DeviceKeeper,
+        code: &'a str,
+        verbs: VerbSet,
+        expires_at: UnixMillis,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, bool>;
+}
+
+/// How long a device's token lasts without use, and at all, in milliseconds: 7 and 90 days (isolation.md §2.2).
+pub const TOKEN_LIFE: [u64; 2] = [7 * 86_400_000, 90 * 86_400_000];
+
+/// What a setup code is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// Who invites.
+    pub invited_by: PrincipalId,
+    /// The most that may be asked for.
+    pub verbs: VerbSet,
+}
+
+/// What becomes of a device that is taken something from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// It is gone.
+    Remove,
+    /// Its token holds no longer.
+    Revoke,
+    /// Its token holds no longer, and its key fetches another that opens no more than this.
+    Rotate(Option<VerbSet>),
+}
 
 /// What a device says of itself, and where it came from. Believed by nobody; shown to whoever decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

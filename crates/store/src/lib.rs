@@ -4,6 +4,7 @@
 //!   implementation cannot forget one.
 //! * [`model`]: what goes in and comes out.
 //! * [`authority`]: who may do what, and the log of its changes.
+//! * [`device`]: devices, those that ask to become one, and the part of the trait that keeps them.
 //! * [`error`]: what a caller can act on.
 //! * [`keys`]: what is to be done with wrapped keys, and what is known of them.
 //! * [`sqlite`]: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
@@ -14,6 +15,7 @@
 pub mod authority;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod device;
 pub mod error;
 pub mod keys;
 pub mod model;
@@ -49,7 +51,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// Durable sessions. A future that resolves to `Ok` after a write means the write is synced (isolation.md C3).
 ///
 /// Dropping a future never leaves a half-done write: what was handed to the writer completes or fails as a whole.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: device::DeviceStore + Send + Sync + 'static {
     // Without a capability: where authority begins.
 
     /// The credential with this public id. The only look-up of authority.

@@ -7,7 +7,7 @@
 //! * [`keystore`]: `keys.db`. [`vault`]: the opened keys. [`pool`]: the keys of sessions to come, and the drafts.
 //! * [`rows`]: decoding and verification, the only place that makes core's records.
 //! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`], [`recovery`]: one per family of operations.
-//! * [`authority`], [`audit`]: who may do what, and the log of its changes.
+//! * [`authority`], [`audit`]: who may do what, and the log of its changes. [`devices`]: devices and their pairing.
 //! * [`rotation`]: new epochs and master keys. [`shredding`]: sessions and tenants that are gone for good.
 //! * [`verifier`]: proving what is stored, beside a process that serves it.
 //! * [`fault`]: what SQLite's and seal's errors mean to a caller.
@@ -18,6 +18,7 @@ mod audit;
 mod authority;
 mod checks;
 mod commit;
+mod devices;
 mod fault;
 mod key_status;
 mod keystore;

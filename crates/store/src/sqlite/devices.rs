@@ -4,22 +4,25 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use watertight_core::device::{self, DeviceId, DeviceKeeper, NotApproved, PairingId, ProvenDevice};
+use watertight_core::Caller;
+use watertight_core::device::{self, DeviceBond, DeviceId, DeviceKeeper, NotApproved, PairingId, ProvenDevice};
 use watertight_core::grant::VerbSet;
 use watertight_core::ids::{CredentialId, PrincipalId, TenantId, UnixMillis};
-use watertight_core::principal::Family;
+use watertight_core::principal::{CredentialRecord, Family};
 use watertight_seal::keyring::TenantKeys;
 use watertight_seal::record::Place;
+use watertight_seal::token::Token;
 
+use super::SqliteStore;
 use super::authority::{Hand, Issue};
 use super::fault::Fault;
-use super::rows::{open_json, seal_json};
-use crate::StoreError;
+use super::rows::{self, CredentialColumns, open_json, seal_json};
 use crate::authority::Revoke;
 use crate::device::{
-    ApprovedVia, Asked, Decided, Description, DeviceRow, DeviceToken, MAX_DEVICES, MAX_PAIRINGS, MAX_SETUP_CODES,
-    NewPairing, PairingRow, TokenChange,
+    ApprovedVia, Asked, Decided, Description, DeviceRow, DeviceStore, DeviceToken, Invitation, MAX_DEVICES,
+    MAX_PAIRINGS, MAX_SETUP_CODES, NewPairing, PairingRow, TOKEN_LIFE, TokenChange, Withdrawal,
 };
+use crate::{StoreError, StoreFuture};
 
 /// How long an approved device may take to fetch its token with its key alone, in milliseconds: a day.
 const CLAIM: i64 = 24 * 60 * 60 * 1000;
@@ -40,6 +43,156 @@ struct Setup {
 /// Where a record stands.
 fn place<'a>(table: &'static str, row: &'a [u8]) -> Place<'a> {
     Place { lifecycle: 0, generation: 0, table, column: "record", row, seq: 0, role: 0 }
+}
+
+impl Hand {
+    fn keeping(store: &SqliteStore, keeper: &DeviceKeeper, now: UnixMillis) -> Result<Self, StoreError> {
+        let credential = keeper.credential().map(|id| id.as_str().to_owned());
+        Ok(Self { keys: store.vault.tenant(keeper.tenant())?, principal: Some(keeper.principal()), credential, now })
+    }
+}
+
+impl DeviceStore for SqliteStore {
+    fn device_credential<'a>(
+        &'a self,
+        id: &'a CredentialId,
+    ) -> StoreFuture<'a, Option<(CredentialRecord, DeviceBond)>> {
+        let id = id.clone();
+        Box::pin(self.look_up(move |conn, vault| {
+            let Some(record) = rows::credential(conn, vault, id.as_str())? else { return Ok(None) };
+            let Some(family) = record.terms().map(|terms| terms.family) else { return Ok(None) };
+            let bond = bond(conn, &*vault.tenant(record.tenant())?, &id, family)?;
+            Ok(bond.map(|bond| (record, bond)))
+        }))
+    }
+
+    fn device<'a>(&'a self, tenant: TenantId, device: &'a ProvenDevice) -> StoreFuture<'a, Option<DeviceRow>> {
+        let id = device.id();
+        Box::pin(self.look_up(move |conn, vault| self::device(conn, &*vault.tenant(tenant)?, id)))
+    }
+
+    fn present_setup_code<'a>(
+        &'a self,
+        device: &'a ProvenDevice,
+        code: &'a str,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<Invitation>> {
+        let hash = *self.vault.hasher().hash(code.as_bytes()).as_bytes();
+        Box::pin(async move {
+            let Some(tenant) = self.look_up(move |conn, _| tenant_of_code(conn, &hash)).await? else { return Ok(None) };
+            let (keys, device) = (self.vault.tenant(tenant)?, device.clone());
+            let found = self.writer.submit(move |conn| present(conn, &keys, &hash, &device, now)).await?;
+            Ok(found.map(|(invited_by, verbs)| Invitation { tenant, invited_by, verbs }))
+        })
+    }
+
+    fn ask_pairing<'a>(&'a self, device: &'a ProvenDevice, new: NewPairing, now: UnixMillis) -> StoreFuture<'a, Asked> {
+        Box::pin(async move {
+            let (keys, device) = (self.vault.tenant(new.tenant)?, device.clone());
+            self.writer.submit(move |conn| ask(conn, &keys, &device, new, now)).await
+        })
+    }
+
+    fn issue_device_token<'a>(
+        &'a self,
+        tenant: TenantId,
+        device: &'a ProvenDevice,
+        former: Option<&'a str>,
+        token: &'a Token,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<DeviceRow>> {
+        Box::pin(async move {
+            let hand = Hand { keys: self.vault.tenant(tenant)?, principal: None, credential: None, now };
+            let (device, former) = (device.id(), former.map(str::to_owned));
+            let (id, kind, hash) = (token.id().clone(), token.kind(), self.vault.hasher().hash_token(token));
+            let [idle, life] = TOKEN_LIFE;
+            let new = move |row: &DeviceRow| Issue {
+                id,
+                kind,
+                hash,
+                principal: row.principal,
+                family: row.family,
+                ceiling: row.verbs,
+                not_after: Some(now.plus_millis(i64::try_from(life).unwrap_or(i64::MAX))),
+                idle: Some(idle),
+                label: row.about.display_name.clone(),
+            };
+            self.writer.submit(move |conn| issue(&hand, conn, device, former.as_deref(), new)).await
+        })
+    }
+
+    fn approve_silently<'a>(
+        &'a self,
+        caller: &'a Caller,
+        device: &'a ProvenDevice,
+        verbs: VerbSet,
+        about: Description,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<DeviceRow>> {
+        Box::pin(async move {
+            let (principal, device, verbs) = (caller.principal(), device.clone(), verbs.meet(caller.ceiling()));
+            let credential = caller.terms().map(|terms| terms.id.as_str().to_owned());
+            let hand = Hand { keys: self.vault.tenant(caller.tenant())?, principal: Some(principal), credential, now };
+            self.writer.submit(move |conn| approve_silently(&hand, conn, &device, principal, verbs, about)).await
+        })
+    }
+
+    fn pairings<'a>(&'a self, keeper: &'a DeviceKeeper, now: UnixMillis) -> StoreFuture<'a, Vec<PairingRow>> {
+        let keeper = keeper.clone();
+        Box::pin(self.read(move |conn, vault| {
+            let mut found = pairings(conn, &*vault.tenant(keeper.tenant())?, now)?;
+            found.retain(|row| keeper.keeps(row.invited_by));
+            Ok(found)
+        }))
+    }
+
+    fn devices<'a>(&'a self, keeper: &'a DeviceKeeper) -> StoreFuture<'a, Vec<DeviceRow>> {
+        let keeper = keeper.clone();
+        Box::pin(self.read(move |conn, vault| devices(conn, &*vault.tenant(keeper.tenant())?, &keeper)))
+    }
+
+    fn decide_pairing<'a>(
+        &'a self,
+        keeper: &'a DeviceKeeper,
+        request: PairingId,
+        shown: Option<DeviceId>,
+        approve: bool,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Decided> {
+        Box::pin(async move {
+            let (hand, keeper) = (Hand::keeping(self, keeper, now)?, keeper.clone());
+            self.writer.submit(move |conn| decide(&hand, conn, &keeper, request, shown, approve)).await
+        })
+    }
+
+    fn withdraw<'a>(
+        &'a self,
+        keeper: &'a DeviceKeeper,
+        device: DeviceId,
+        what: Withdrawal,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<TokenChange>> {
+        Box::pin(async move {
+            let (hand, keeper) = (Hand::keeping(self, keeper, now)?, keeper.clone());
+            self.writer.submit(move |conn| withdraw(&hand, conn, &keeper, device, what)).await
+        })
+    }
+
+    fn invite_device<'a>(
+        &'a self,
+        keeper: &'a DeviceKeeper,
+        code: &'a str,
+        verbs: VerbSet,
+        expires_at: UnixMillis,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let hash = *self.vault.hasher().hash(code.as_bytes()).as_bytes();
+            let (hand, invited_by) = (Hand::keeping(self, keeper, now)?, keeper.principal());
+            let verbs = verbs.meet(keeper.verbs());
+            self.writer.submit(move |conn| invite(&hand, conn, &hash, invited_by, verbs, expires_at)).await
+        })
+    }
 }
 
 fn device_of(keys: &TenantKeys, id: &[u8], sealed: &[u8]) -> Result<DeviceRow, StoreError> {
@@ -76,9 +229,8 @@ pub(super) fn devices(
 
 fn put(conn: &Connection, keys: &TenantKeys, row: &DeviceRow) -> Result<(), Fault> {
     let sealed = seal_json(keys.own(), &place("devices", row.id.as_bytes()), row)?;
-    conn.prepare_cached("INSERT OR REPLACE INTO devices (tenant, device, record) VALUES (?1, ?2, ?3)")?.execute(
-        params![keys.tenant().as_bytes(), row.id.as_bytes(), sealed],
-    )?;
+    conn.prepare_cached("INSERT OR REPLACE INTO devices (tenant, device, family, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![keys.tenant().as_bytes(), row.id.as_bytes(), row.family.0, sealed])?;
     Ok(())
 }
 
@@ -155,9 +307,8 @@ pub(super) fn ask(
         expires_at: new.expires_at,
     };
     let sealed = seal_json(keys.own(), &place("pairings", row.id.as_bytes()), &row)?;
-    conn.prepare_cached("INSERT INTO pairings (tenant, request, device, record) VALUES (?1, ?2, ?3, ?4)")?.execute(
-        params![keys.tenant().as_bytes(), row.id.as_bytes(), row.device.as_bytes(), sealed],
-    )?;
+    conn.prepare_cached("INSERT INTO pairings (tenant, request, device, record) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![keys.tenant().as_bytes(), row.id.as_bytes(), row.device.as_bytes(), sealed])?;
     Ok(Asked::New(row, former))
 }
 
@@ -240,21 +391,40 @@ fn approved(
             new
         }
         None => {
-            let count: usize = conn
+            let count: i64 = conn
                 .prepare_cached("SELECT count(*) FROM devices WHERE tenant = ?1")?
                 .query_row([keys.tenant().as_bytes()], |row| row.get(0))?;
-            if count >= MAX_DEVICES {
+            if count >= MAX_DEVICES as i64 {
                 return Ok(None);
             }
             new
         }
     };
     put(conn, keys, &row)?;
+    raise_ceiling(conn, keys, &row)?;
     let object = json!({
         "device": row.id.to_string(), "principal": row.principal, "verbs": row.verbs.names(), "via": row.via,
     });
     hand.log(conn, "device.approve", object)?;
     Ok(Some(row))
+}
+
+/// A token that holds opens what its device holds now. The store's list of credentials says so too.
+fn raise_ceiling(conn: &Connection, keys: &TenantKeys, row: &DeviceRow) -> Result<(), Fault> {
+    let Some(id) = &row.token.credential else { return Ok(()) };
+    let sql = format!("SELECT {} FROM credentials WHERE tenant = ?1 AND credential = ?2", CredentialColumns::NAMES);
+    let found = conn
+        .prepare_cached(&sql)?
+        .query_row(params![keys.tenant().as_bytes(), id], |row| CredentialColumns::read(row, 0))
+        .optional()?;
+    let Some((columns, mac)) = found else { return Ok(()) };
+    let columns = CredentialColumns { ceiling: row.verbs.bits().into(), ..columns.verified(keys, &mac)? };
+    conn.prepare_cached("UPDATE credentials SET ceiling = ?1, mac = ?2 WHERE credential = ?3")?.execute(params![
+        columns.ceiling,
+        columns.mac(keys),
+        id
+    ])?;
+    Ok(())
 }
 
 /// Approves a device at once, for the caller who showed its secret beside the device's proof.
@@ -311,16 +481,6 @@ pub(super) fn issue(
     let row = DeviceRow { token, claim_until: None, ..row };
     put(conn, &hand.keys, &row)?;
     Ok(Some(row))
-}
-
-/// What becomes of a device that is taken something from.
-pub(super) enum Withdrawal {
-    /// It is gone.
-    Remove,
-    /// Its token holds no longer.
-    Revoke,
-    /// Its token holds no longer, and its key fetches another that opens no more than this.
-    Rotate(Option<VerbSet>),
 }
 
 /// Takes something from a device that this keeper keeps; none when there is no such device.
@@ -382,6 +542,25 @@ pub(super) fn invite(
     put_setup(conn, keys, code_hash, &Setup { invited_by, verbs, device: None, expires_at })?;
     hand.log(conn, "device.invite", json!({"principal": invited_by, "verbs": verbs.names(), "notAfter": expires_at}))?;
     Ok(true)
+}
+
+/// The device whose token this credential is.
+pub(super) fn bond(
+    conn: &Connection,
+    keys: &TenantKeys,
+    id: &CredentialId,
+    family: Family,
+) -> Result<Option<DeviceBond>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT device, record FROM devices WHERE tenant = ?1 AND family = ?2")?;
+    let mut rows = statement.query(params![keys.tenant().as_bytes(), family.0])?;
+    while let Some(row) = rows.next()? {
+        let (device, sealed): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let row = device_of(keys, &device, &sealed)?;
+        if row.family == family && row.token.credential.as_deref() == Some(id.as_str()) {
+            return Ok(Some(DeviceBond::decode(row.id, row.principal, id.clone(), row.verbs)));
+        }
+    }
+    Ok(None)
 }
 
 /// Whose tenant a code belongs to.

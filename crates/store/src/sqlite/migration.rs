@@ -14,8 +14,10 @@ pub(super) struct Migration {
 }
 
 /// The steps of `store.db`.
-pub(super) const STORE: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("migrations/store_0001_sessions.sql") }];
+pub(super) const STORE: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("migrations/store_0001_sessions.sql") },
+    Migration { version: 2, sql: include_str!("migrations/store_0002_devices.sql") },
+];
 
 /// The steps of `keys.db`.
 pub(super) const KEYS: &[Migration] = &[

@@ -4,9 +4,12 @@
 CREATE TABLE devices (
     tenant BLOB NOT NULL REFERENCES tenants (tenant),
     device BLOB NOT NULL,  -- SHA-256 of its public key
+    family BLOB NOT NULL,  -- of its tokens
     record BLOB NOT NULL,  -- sealed
     PRIMARY KEY (tenant, device)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX devices_by_family ON devices (tenant, family);
 
 CREATE TABLE pairings (
     tenant  BLOB NOT NULL REFERENCES tenants (tenant),
