@@ -66,4 +66,6 @@ mod close {
     pub(super) const TOO_BIG: u16 = 1009;
     pub(super) const RESTART: u16 = 1012;
     pub(super) const TRY_LATER: u16 = 1013;
+    /// The credential was revoked or has expired (isolation.md §2.4).
+    pub(super) const AUTH_ENDED: u16 = 4001;
 }

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use watertight_core::grant::Verb;
+use watertight_engine::admission::Held;
 use watertight_engine::hub::Interest;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::connect::Challenge;
@@ -154,6 +155,9 @@ async fn enter<'a>(
         listener: OnceLock::new(),
         gone: CancellationToken::new(),
     };
+    // Before anything is said: what ends the credential from here on ends the connection.
+    let held: Arc<dyn Held> = client.outbox.clone();
+    client.access.hold(&held);
     let id = welcome.id.clone();
     match greet(gateway, &client, welcome).await {
         Ok(greeting) => Ok((Arc::new(client), line, Box::new(greeting))),
@@ -338,7 +342,8 @@ impl Session<'_> {
         loop {
             let backed_up = outbox.is_backed_up();
             clocks.reading(!backed_up, Instant::now());
-            set(alarm.as_mut(), clocks.next());
+            let expiry = self.expiry();
+            set(alarm.as_mut(), expiry.map_or(clocks.next(), |expiry| clocks.next().min(expiry)));
             tokio::select! {
                 // In this order: a client that keeps sending cannot keep a closed connection open, and a ping is known
                 // to be written before its pong is read.
@@ -351,6 +356,10 @@ impl Session<'_> {
                 () = outbox.room(), if backed_up => {}
                 at = written(self.pinged) => clocks.pinged(at),
                 () = &mut alarm => {
+                    if let Some(why) = self.client.access.ended(self.gateway.engine.now()) {
+                        outbox.end(why);
+                        continue;
+                    }
                     while let Some(due) = clocks.strike(Instant::now()) {
                         match due {
                             Due::Tick => {
@@ -389,6 +398,13 @@ impl Session<'_> {
                 },
             }
         }
+    }
+
+    /// When the credential has expired, as things stand: a use puts it off.
+    fn expiry(&self) -> Option<Instant> {
+        let end = self.client.access.lasts_until()?;
+        let left = end.plus_millis(1).since(self.gateway.engine.now());
+        Some(Instant::now() + Duration::from_millis(left))
     }
 
     async fn heard(&self, heard: Heard, dispatcher: &mut Option<Box<Dispatcher>>) -> Option<Read> {

@@ -102,6 +102,9 @@ impl Dispatcher {
     async fn request(&self, request: Request, bytes: usize) -> Result<(), ErrorShape> {
         let method = find(&request.method)?;
         method.authorization.check(self.client.access.verbs())?;
+        if method.is_use() {
+            self.gateway.engine.touch(&self.client.access);
+        }
         let mut permits = self.permits(bytes)?;
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| busy())?;
         let turn = self.turn(method, request.params.as_deref()).await;

@@ -87,6 +87,23 @@ pub(crate) fn find(name: &str) -> Option<&'static Method> {
     METHODS.binary_search_by(|method| method.name.cmp(name)).ok().map(|at| &METHODS[at])
 }
 
+/// What clients do by themselves: it keeps no credential from ending for want of use.
+const NOISE: [&str; 6] = [
+    "health",
+    "sessions.messages.subscribe",
+    "sessions.messages.unsubscribe",
+    "sessions.subscribe",
+    "status",
+    "system-presence",
+];
+
+impl Method {
+    /// Whether a call shows that somebody uses the credential.
+    pub(crate) fn is_use(&self) -> bool {
+        !NOISE.contains(&self.name)
+    }
+}
+
 /// The methods hello names.
 pub(crate) fn advertised() -> Vec<&'static str> {
     METHODS.iter().filter(|method| method.listing == Advertised).map(|method| method.name).collect()
@@ -120,6 +137,12 @@ mod tests {
     fn only_health_needs_no_scope() {
         let open: Vec<_> = METHODS.iter().filter(|method| method.authorization == Anyone).map(|m| m.name).collect();
         assert_eq!(open, ["health"]);
+    }
+
+    #[test]
+    fn noise_is_made_by_methods_that_exist() {
+        assert!(NOISE.iter().all(|name| find(name).is_some_and(|method| !method.is_use())));
+        assert!(find("chat.send").unwrap().is_use());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use watertight_engine::admission::{Ended, Held};
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::frame::{Event, Response, StateVersion};
 
@@ -230,6 +231,13 @@ impl Outbox {
         self.ended.notify_one();
     }
 
+    /// Drops what is queued and ends the connection.
+    pub(crate) fn cut(&self, code: u16, reason: &str) {
+        self.lock().close((code, reason), true);
+        self.filled.notify_one();
+        self.ended.notify_one();
+    }
+
     /// Forgets what is queued: nobody will read it.
     pub(crate) fn abandon(&self) {
         let mut state = self.lock();
@@ -308,6 +316,15 @@ impl Outbox {
                 return;
             }
             drained.await;
+        }
+    }
+}
+
+impl Held for Outbox {
+    fn end(&self, why: Ended) {
+        match why {
+            Ended::Revoked => self.cut(close::AUTH_ENDED, "revoked"),
+            Ended::Expired => self.cut(close::AUTH_ENDED, "auth_expired"),
         }
     }
 }
