@@ -103,6 +103,8 @@ impl Keystore {
         let conn =
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         checks::common_settings(&conn)?;
+        // A process at work in it may write it again and again while its epochs turn.
+        conn.busy_timeout(std::time::Duration::from_secs(30))?;
         checks::pragma(&conn, "query_only", "ON", "1")?;
         migration::demand_latest(&conn, migration::KEYS, path)?;
         let (store_id, pepper) = identity(&conn)?;

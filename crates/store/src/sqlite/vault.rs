@@ -144,12 +144,8 @@ impl Vault {
         session: SessionId,
         key_gen: u32,
     ) -> Result<WrappedDataKey, StoreError> {
-        match self.keystore.data_key(tenant, session, key_gen)? {
-            Some(wrapped) => Ok(wrapped),
-            // What is left of it in the store reads like "missing".
-            None if self.keystore.is_shredded(tenant, session)? => Err(StoreError::NotPermitted),
-            None => Err(StoreError::Integrity("session without data key")),
-        }
+        let wrapped = self.keystore.data_key(tenant, session, key_gen)?;
+        wrapped.ok_or(StoreError::Integrity("session without data key"))
     }
 
     /// The data key of a further generation, made and synced if it is missing. Blocks.

@@ -128,6 +128,12 @@ impl Vault {
         Ok(keys)
     }
 
+    /// Whether the whole tenant was shredded.
+    pub(in crate::sqlite) fn is_tenant_shredded(&self, tenant: TenantId) -> Result<bool, StoreError> {
+        // No session has this id.
+        self.keystore.is_shredded(tenant, SessionId::from_bytes([0; 16]))
+    }
+
     /// Whether the session, or its tenant, was shredded.
     pub(in crate::sqlite) fn is_shredded(&self, tenant: TenantId, session: SessionId) -> Result<bool, StoreError> {
         self.keystore.is_shredded(tenant, session)
