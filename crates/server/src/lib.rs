@@ -10,12 +10,14 @@
 //! * [`stream`]: a connection, with TLS or without.
 //! * [`routes`]: paths, common headers and common refusals.
 //! * [`probe`]: liveness, readiness and start-up probes.
+//! * [`admin`]: administration of a tenant, and the trade of refresh tokens.
 //! * [`limit`]: who may knock, and how often with a wrong secret.
 //! * [`tally`]: counts for the log that strangers cannot flood.
 //! * [`gateway`]: what all connections share.
 //! * [`ws`]: the OpenClaw WebSocket protocol.
 
 mod accept;
+mod admin;
 mod gateway;
 mod limit;
 pub mod options;

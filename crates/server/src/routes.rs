@@ -13,7 +13,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::gateway::Gateway;
-use crate::{probe, ws};
+use crate::{admin, probe, ws};
 
 /// Every route.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
@@ -21,6 +21,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     for path in probe::PATHS {
         router = router.route(path, any(probe::answer));
     }
+    router = router.merge(admin::router());
     router.fallback(|| async { not_found() }).layer(from_fn_with_state(gateway.clone(), gatekeeper)).with_state(gateway)
 }
 
