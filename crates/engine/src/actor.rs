@@ -74,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) runs: Arc<Runs>,
     pub(crate) catalog: Catalog,
     pub(crate) admission: Admission,
+    pub(crate) devices: crate::devices::InUse,
     pub(crate) broker: Broker,
     pub(crate) clock: Clock,
     pub(crate) recovery: Recovery,

@@ -3,6 +3,7 @@
 //! The only module that loads the records and calls core's `authenticate`, `admit` and `authorize` (architecture
 //! rule 1). Every surface, and `--local` too, comes through here.
 
+mod device;
 mod live;
 
 use std::collections::HashMap;

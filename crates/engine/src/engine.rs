@@ -142,6 +142,7 @@ impl Engine {
             runs: Arc::new(Runs::default()),
             catalog,
             admission,
+            devices: crate::devices::InUse::default(),
             broker: Broker::new(tools),
             clock,
             recovery: Recovery::new(opened.housekeeping, opened.unfinished),
@@ -150,6 +151,10 @@ impl Engine {
         });
         let registry = Registry::new();
         Ok(Self { inner: Arc::new(Inner { config, shared, registry, sqlite, opened_at, dir }) })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
     }
 
     /// The configuration it runs under.

@@ -48,6 +48,9 @@ pub enum EngineError {
     /// Only who administers the tenant may do this.
     #[error("This needs a credential that administers the tenant: admin on every key.")]
     NotAdmin,
+    /// Only who may pair devices may do this.
+    #[error("This needs a credential that may pair devices.")]
+    NotKeeper,
     /// A principal, credential or grant that is not there.
     #[error("There is no {what} {name:?}.")]
     NoSuch {
@@ -76,7 +79,7 @@ impl EngineError {
             Self::QueueFull(_) => ErrorCode::TooBusy,
             Self::Busy => ErrorCode::SessionBusy,
             Self::Ended(_) => ErrorCode::Unauthorized,
-            Self::NotAdmin => ErrorCode::Forbidden,
+            Self::NotAdmin | Self::NotKeeper => ErrorCode::Forbidden,
             Self::NoSuch { .. } => ErrorCode::NotFound,
             Self::Draining => ErrorCode::Unavailable,
             Self::Store(error) => error.code(),

@@ -3,6 +3,7 @@
 //! What a surface uses:
 //!
 //! * [`engine`]: the one door: authenticate, submit, wait, abort, read, listen, drain.
+//! * [`devices`]: how a device comes to be known, and who says what it may do.
 //! * [`admission`]: from credential to caller, from key to permit, from row to scope. The only module that calls
 //!   core's capability functions.
 //! * [`request`]: what a surface asks for, in our words.
@@ -35,6 +36,7 @@ mod catalog;
 pub mod clock;
 #[cfg(watertight_leak)]
 mod deliberate_leak;
+pub mod devices;
 pub mod engine;
 pub mod error;
 pub mod event;

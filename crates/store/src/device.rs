@@ -23,6 +23,13 @@ pub trait DeviceStore {
     /// What the tenant knows of the device.
     fn device<'a>(&'a self, tenant: TenantId, device: &'a ProvenDevice) -> StoreFuture<'a, Option<DeviceRow>>;
 
+    /// A tenant in which the device's key alone fetches its token at `now`, after an approval.
+    fn claimable<'a>(
+        &'a self,
+        device: &'a ProvenDevice,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<(TenantId, DeviceRow)>>;
+
     /// Presents a setup code, which is this device's alone from then on; none when it is over or another's.
     fn present_setup_code<'a>(
         &'a self,

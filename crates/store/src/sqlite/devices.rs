@@ -71,6 +71,28 @@ impl DeviceStore for SqliteStore {
         Box::pin(self.look_up(move |conn, vault| self::device(conn, &*vault.tenant(tenant)?, id)))
     }
 
+    fn claimable<'a>(
+        &'a self,
+        device: &'a ProvenDevice,
+        now: UnixMillis,
+    ) -> StoreFuture<'a, Option<(TenantId, DeviceRow)>> {
+        let id = device.id();
+        Box::pin(self.look_up(move |conn, vault| {
+            let mut statement =
+                conn.prepare_cached("SELECT tenant, record FROM devices WHERE device = ?1 ORDER BY tenant")?;
+            let mut rows = statement.query([id.as_bytes()])?;
+            while let Some(row) = rows.next()? {
+                let (tenant, sealed): ([u8; 16], Vec<u8>) = (row.get(0)?, row.get(1)?);
+                let tenant = TenantId::from_bytes(tenant);
+                let row = device_of(&*vault.tenant(tenant)?, id.as_bytes(), &sealed)?;
+                if row.token.credential.is_none() && row.claim_until.is_some_and(|end| now <= end) {
+                    return Ok(Some((tenant, row)));
+                }
+            }
+            Ok(None)
+        }))
+    }
+
     fn present_setup_code<'a>(
         &'a self,
         device: &'a ProvenDevice,
@@ -343,6 +365,8 @@ pub(super) fn decide(
         Err(NotApproved::NothingInCommon) => return Ok(Decided::NothingInCommon),
         Err(NotApproved::NotAllowed) => return Err(StoreError::NotPermitted.into()),
     };
+    // A known device goes on acting for whom it did; an invited one acts for who invited it.
+    let acts_for = former.as_ref().map(|row| row.principal).or(pairing.invited_by).unwrap_or(keeper.principal());
     forget(conn, keys, pairing.id)?;
     forget_invitation(conn, keys, pairing.device)?;
     let row = approved(
@@ -352,7 +376,7 @@ pub(super) fn decide(
         DeviceRow {
             id: pairing.device,
             key: pairing.key,
-            principal: keeper.principal(),
+            principal: acts_for,
             asked: pairing.verbs,
             verbs: given,
             about: pairing.about.clone(),

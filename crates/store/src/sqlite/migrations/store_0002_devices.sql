@@ -9,6 +9,7 @@ CREATE TABLE devices (
     PRIMARY KEY (tenant, device)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX devices_by_key ON devices (device);
 CREATE INDEX devices_by_family ON devices (tenant, family);
 
 CREATE TABLE pairings (
