@@ -49,6 +49,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
     let _ = std::io::stdout().write_all(banner.as_bytes());
 
     engine.recover();
+    engine.keep_keys();
     let stop = CancellationToken::new();
     let options = ServerOptions {
         auth_mode: (&config.gateway.auth).into(),

@@ -139,8 +139,17 @@ fn keys(root: &mut Section<'_, '_>) -> Keys {
         }
         value
     });
+    let epoch_hours = section.number("epoch_hours", Keys::MAX_EPOCH_HOURS);
+    let checkpoint_file = section.string("checkpoint_file").and_then(|Found { value, at }| {
+        if value.trim().is_empty() {
+            section.problems.report(&at, "must name a file");
+            return None;
+        }
+        Some(PathBuf::from(value))
+    });
     section.finish();
-    Keys { source }
+    let default = Keys::default();
+    Keys { source, epoch_hours: epoch_hours.unwrap_or(default.epoch_hours), checkpoint_file }
 }
 
 fn tenants(root: &mut Section<'_, '_>) -> BTreeMap<String, Tenant> {

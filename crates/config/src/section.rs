@@ -95,6 +95,20 @@ impl<'d, 'i> Section<'d, 'i> {
         self.typed(key, "true or false", DeValue::as_bool)
     }
 
+    /// A whole number from 1 to `most`.
+    pub(crate) fn number(&mut self, key: &'static str, most: u32) -> Option<u32> {
+        let problems = self.problems;
+        let Found { value, at } = self.typed(key, "a whole number", |value| match value {
+            DeValue::Integer(number) => Some(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+            _ => None,
+        })?;
+        let number = value.and_then(|number| u32::try_from(number).ok()).filter(|number| (1..=most).contains(number));
+        if number.is_none() {
+            problems.report(&at, format!("must be from 1 to {most}"));
+        }
+        number
+    }
+
     /// The table under `key`.
     pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'d, 'i>> {
         let (problems, found) = (self.problems, self.typed(key, "a table", DeValue::as_table)?);

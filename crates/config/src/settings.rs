@@ -162,11 +162,28 @@ pub enum SessionHeader {
     Off,
 }
 
-/// Where the master key comes from: `[keys]`.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// Where the master key comes from, how long other keys last, and where checkpoints go: `[keys]`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     /// `file:<path>`, `credential:<name>` or `command:<command line>`; none means `master.key` in the state directory.
     pub source: Option<String>,
+    /// Hours until a tenant turns to a new shred epoch, 1 to [`Keys::MAX_EPOCH_HOURS`]: what was shredded is in no copy of
+    /// the store and of a later keystore after that time.
+    pub epoch_hours: u32,
+    /// Where signed checkpoints are appended; none means `checkpoints.jsonl` in the state directory. A relative path is
+    /// taken from there.
+    pub checkpoint_file: Option<PathBuf>,
+}
+
+impl Keys {
+    /// A year.
+    pub const MAX_EPOCH_HOURS: u32 = 8784;
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { source: None, epoch_hours: 24, checkpoint_file: None }
+    }
 }
 
 /// Without the arguments of a command: they may hold a secret of the key service.
@@ -176,7 +193,11 @@ impl std::fmt::Debug for Keys {
             Some(line) => format!("command:{}", line.split_ascii_whitespace().next().unwrap_or_default()),
             None => text.to_owned(),
         });
-        f.debug_struct("Keys").field("source", &source).finish()
+        f.debug_struct("Keys")
+            .field("source", &source)
+            .field("epoch_hours", &self.epoch_hours)
+            .field("checkpoint_file", &self.checkpoint_file)
+            .finish()
     }
 }
 

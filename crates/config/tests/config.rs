@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use watertight_config::error::Source;
 use watertight_config::{Auth, Config, ConfigErrors, Origin, Overrides, Provider, SecretUse, SessionHeader, Sources};
@@ -122,6 +122,8 @@ kind = "echo"
 
 [keys]
 source = "file:/run/keys/master"
+epoch_hours = 6
+checkpoint_file = "/var/log/watertight.jsonl"
 
 [tenants.acme]
 key_policy = "openclaw"
@@ -144,6 +146,8 @@ key_policy = "openclaw"
     assert_eq!(local.tenant.as_deref(), Some("acme"));
     assert_eq!(local.api_key.as_ref().unwrap().expose(), "k");
     assert_eq!(config.keys.source.as_deref(), Some("file:/run/keys/master"));
+    assert_eq!(config.keys.epoch_hours, 6);
+    assert_eq!(config.keys.checkpoint_file.as_deref(), Some(Path::new("/var/log/watertight.jsonl")));
     assert_eq!(config.tenants["acme"].key_policy, KeyPolicy::Openclaw);
     assert_eq!(config.tenants["default"].key_policy, KeyPolicy::Strict);
     assert_eq!(config.origin, Origin::File(home.file()));
@@ -374,6 +378,18 @@ fn a_client_does_without_the_gateways_secrets() {
 }
 
 #[test]
+fn an_epoch_lasts_from_an_hour_to_a_year() {
+    assert_eq!(good(Config::from_toml("")).keys.epoch_hours, 24);
+    assert_eq!(good(Config::from_toml("[keys]\nepoch_hours = 1")).keys.epoch_hours, 1);
+    for hours in ["0", "-1", "8785", "99999999999999999999"] {
+        let said = complaints(Config::from_toml(&format!("[keys]\nepoch_hours = {hours}")));
+        assert!(said[0].contains("keys.epoch_hours: must be from 1 to 8784"), "{said:?}");
+    }
+    let said = complaints(Config::from_toml("[keys]\nepoch_hours = 'day'\ncheckpoint_file = ' '"));
+    assert!(said[0].contains("must be a whole number") && said[1].contains("must name a file"), "{said:?}");
+}
+
+#[test]
 fn providers_without_an_agent_are_pointed_out() {
     let said = complaints(Config::from_toml("[providers.p]\nkind = 'openai'\n"));
     assert!(said[0].contains("add [[agents]]"), "{said:?}");
@@ -398,7 +414,13 @@ fn a_provider_address_holds_nothing_but_an_address() {
 #[test]
 fn debug_output_holds_no_argument_of_a_key_command() {
     let config = Config::from_toml("[keys]\nsource = \"command:get --secret x\"").unwrap();
-    assert_eq!(format!("{:?}", config.keys), "Keys { source: Some(\"command:get\") }");
+    assert_eq!(
+        format!("{:?}", config.keys),
+        "Keys { source: Some(\"command:get\"), epoch_hours: 24, checkpoint_file: None }"
+    );
     let config = Config::from_toml("[keys]\nsource = \"file:/a b\"").unwrap();
-    assert_eq!(format!("{:?}", config.keys), "Keys { source: Some(\"file:/a b\") }");
+    assert_eq!(
+        format!("{:?}", config.keys),
+        "Keys { source: Some(\"file:/a b\"), epoch_hours: 24, checkpoint_file: None }"
+    );
 }

@@ -2,11 +2,13 @@
 //!
 //! * `engine` (here): opening, who calls, keys, listening, what is configured, draining.
 //! * `administration`: who may do what.
+//! * `keys`: keys that are replaced, and checkpoints.
 //! * `submit`: accepting a turn.
 //! * `outcome`: what becomes of runs.
 //! * `reading`: transcripts, lists, descriptions.
 
 pub mod administration;
+mod keys;
 mod outcome;
 mod reading;
 mod submit;

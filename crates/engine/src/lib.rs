@@ -12,6 +12,7 @@
 //! * [`event`]: what happens in a session.
 //! * [`hub`]: one bus per session; who may listen is decided when the bus and the listener meet.
 //! * [`state_dir`]: the state directory and who holds it.
+//! * [`rotation`]: how keys are replaced.
 //! * [`verification`]: proving what a state directory holds.
 //! * [`error`]: what a surface has to report.
 //!
@@ -59,4 +60,4 @@ pub mod view;
 
 pub use engine::Engine;
 pub use error::EngineError;
-pub use steward::verification;
+pub use steward::{rotation, verification};

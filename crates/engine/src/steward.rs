@@ -2,6 +2,7 @@
 //!
 //! The only module that holds core's `Steward`; it yields no plaintext of any session.
 
+pub mod rotation;
 pub mod verification;
 
 use std::fs::OpenOptions;
@@ -16,7 +17,7 @@ use watertight_core::principal::Principal;
 use watertight_core::run::RunRecord;
 use watertight_core::scope::readmit;
 use watertight_core::{SessionScope, Steward};
-use watertight_seal::master::{BadSource, MasterKey, MasterKeySource};
+use watertight_seal::master::{BadSource, MasterKeySource};
 use watertight_seal::token::{Token, TokenKind};
 use watertight_store::model::{NewTenant, OpenRun, TenantRow};
 use watertight_store::sqlite::SqliteStore;
@@ -54,9 +55,7 @@ pub(crate) struct Readmitted {
 
 /// Opens keys and store in `dir`, and makes what a first start needs.
 pub(crate) async fn open(config: &Config, dir: &Path, now: UnixMillis) -> Result<Opened, OpenError> {
-    let master = master_key(config, dir)?;
-    let store = SqliteStore::open(dir, &master).map_err(|error| OpenError::Store(error.to_string()))?;
-    drop(master);
+    let store = rotation::open_store(config, dir)?;
     let housekeeping = Housekeeping { steward: Steward::from_opened_keystore(), store: Arc::new(store) };
     let Housekeeping { steward, store } = &housekeeping;
     let failed = |error: StoreError| OpenError::Store(error.to_string());
@@ -135,12 +134,6 @@ fn master_key_source(config: &Config, dir: &Path) -> Result<MasterKeySource, Ope
         Some(text) => text.parse().map_err(|error: BadSource| OpenError::Store(error.to_string())),
         None => Ok(MasterKeySource::File(dir.join("master.key"))),
     }
-}
-
-fn master_key(config: &Config, dir: &Path) -> Result<MasterKey, OpenError> {
-    let source = master_key_source(config, dir)?;
-    // A missing key beside a store is never replaced: what the store holds would be lost for good.
-    source.load_or_create(!SqliteStore::exists(dir)).map_err(|error| OpenError::Store(error.to_string()))
 }
 
 /// Makes the tenant `default` and its operator's token. The file comes first: a crash in between leaves a token that

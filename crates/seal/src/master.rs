@@ -6,9 +6,9 @@
 mod source;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -41,10 +41,7 @@ impl MasterKey {
     pub fn create_file(path: &Path) -> Result<Self, MasterKeyError> {
         let failed = |source| MasterKeyError::Write { path: path.to_owned(), source };
         let key = Self::generate().map_err(|_| MasterKeyError::Random)?;
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let directory = directory_of(path);
         // Written under another name and linked: a crash leaves a whole key file or none, and an existing file stays.
         let suffix = u64::from_le_bytes(crate::random().map_err(|_| MasterKeyError::Random)?);
         let draft = directory.join(format!(".master-key-{suffix:016x}"));
@@ -57,6 +54,38 @@ impl MasterKey {
         let removed = fs::remove_file(&draft);
         written.and(removed).and_then(|()| File::open(directory)?.sync_all()).map_err(failed)?;
         Ok(key)
+    }
+
+    /// Where the key that is to follow the one in `path` lies while it takes over.
+    pub fn successor_file(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".new");
+        name.into()
+    }
+
+    /// Makes the key that is to follow the one in `path`, beside it and synced. One that is left there from a try that
+    /// came to nothing is replaced: to be called only when the key in `path` is the one in use.
+    pub fn create_successor(path: &Path) -> Result<Self, MasterKeyError> {
+        Self::discard_successor(path)?;
+        Self::create_file(&Self::successor_file(path))
+    }
+
+    /// Removes a successor that did not take over.
+    pub fn discard_successor(path: &Path) -> Result<(), MasterKeyError> {
+        let successor = Self::successor_file(path);
+        match fs::remove_file(&successor) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(MasterKeyError::Write { path: successor, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the successor in the place of the key in `path`, synced. What was there is gone.
+    pub fn adopt_successor(path: &Path) -> Result<(), MasterKeyError> {
+        fs::rename(Self::successor_file(path), path)
+            .and_then(|()| File::open(directory_of(path))?.sync_all())
+            .map_err(|source| MasterKeyError::Write { path: path.to_owned(), source })
     }
 
     /// The key below which the hierarchy stands; its own copy, so that the hierarchy can outlive `self`.
@@ -90,6 +119,13 @@ impl MasterKey {
     }
 }
 
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
 fn checksum(key: &[u8]) -> [u8; 4] {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(PREFIX.as_bytes());
@@ -120,6 +156,23 @@ mod tests {
         let before = fs::read(&path).unwrap();
         assert!(matches!(MasterKey::create_file(&path), Err(MasterKeyError::Write { .. })));
         assert_eq!(fs::read(&path).unwrap(), before, "an existing key is never replaced");
+    }
+
+    #[test]
+    fn a_successor_lies_beside_the_key_until_it_takes_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        let load = |path: &Path| *MasterKeySource::File(path.to_owned()).load().unwrap().key.as_bytes();
+        let old = *MasterKey::create_file(&path).unwrap().key.as_bytes();
+        let stale = *MasterKey::create_successor(&path).unwrap().key.as_bytes();
+        let new = *MasterKey::create_successor(&path).unwrap().key.as_bytes();
+        assert!(new != stale && new != old);
+        assert_eq!((load(&path), load(&MasterKey::successor_file(&path))), (old, new));
+        MasterKey::adopt_successor(&path).unwrap();
+        assert_eq!(load(&path), new);
+        assert!(MasterKey::adopt_successor(&path).is_err(), "there is none any more");
+        MasterKey::discard_successor(&path).unwrap();
+        assert_eq!(load(&path), new);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use watertight_store::verification::{Selection, VerifyError};
 
 pub use watertight_store::verification::{Problem, Progress, Report};
 
-use super::DEFAULT_TENANT;
+use super::{DEFAULT_TENANT, rotation};
 use crate::state_dir::OpenError;
 
 /// What to verify. Without sessions and receipts: everything.
@@ -62,8 +62,14 @@ fn open(config: &Config, dir: &Path) -> Result<Verifier, OpenError> {
     let failed = |error: &dyn std::error::Error| OpenError::Store(error.to_string());
     // Else a directory that holds nothing would be said to lack its key.
     Verifier::find(dir).map_err(|error| failed(&error))?;
-    let master = super::master_key_source(config, dir)?.load().map_err(|error| failed(&error))?;
-    Verifier::open(dir, &master).map_err(|error| failed(&error))
+    let source = super::master_key_source(config, dir)?;
+    let master = source.load().map_err(|error| failed(&error))?;
+    match (Verifier::open(dir, &master), rotation::successor(&source)) {
+        // The master key is just being replaced.
+        (Err(watertight_store::OpenError::WrongMasterKey), Some(successor)) => Verifier::open(dir, &successor),
+        (opened, _) => opened,
+    }
+    .map_err(|error| failed(&error))
 }
 
 fn rules(config: &Config, tenant: &str) -> KeyRules {
