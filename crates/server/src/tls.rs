@@ -188,7 +188,7 @@ const HANDSHAKE: u8 = 0x16;
 /// One sentence for whoever speaks HTTP, and a clean end for everybody.
 async fn answer_plain_text(mut stream: TcpStream, first: u8) {
     const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-        Connection: close\r\nContent-Length: 44\r\n\r\nThis port speaks TLS: use https:// or wss://\n";
+        Connection: close\r\nContent-Length: 45\r\n\r\nThis port speaks TLS: use https:// or wss://\n";
     if first.is_ascii_uppercase() {
         let _ = stream.write_all(ANSWER).await;
     }
@@ -274,5 +274,86 @@ impl Marks {
             let content = (file.mtime(), file.mtime_nsec());
             Some((file.dev(), file.ino(), file.len(), content, (file.ctime(), file.ctime_nsec())))
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+    use watertight_testkit::certificates::Authority;
+
+    use super::*;
+
+    fn files() -> (TempDir, TlsFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = Authority::new().issue(&["localhost"]).write(dir.path());
+        (dir, TlsFiles { cert, key })
+    }
+
+    fn said(files: &TlsFiles) -> String {
+        Tls::load(files).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_certificate_with_its_key_has_the_usual_fingerprint() {
+        let (_dir, files) = files();
+        let der = CertificateDer::from_pem_file(&files.cert).unwrap();
+        let expected: Vec<u8> = Sha256::digest(&der).to_vec();
+        let fingerprint = Tls::load(&files).unwrap().fingerprint();
+        assert_eq!(fingerprint.len(), 64);
+        let bytes: Vec<u8> = (0..32).map(|n| u8::from_str_radix(&fingerprint[2 * n..2 * n + 2], 16).unwrap()).collect();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_or_change_is_refused() {
+        let (_dir, files) = files();
+        for mode in [0o604, 0o644, 0o620, 0o602, 0o650, 0o777] {
+            fs::set_permissions(&files.key, Permissions::from_mode(mode)).unwrap();
+            let text = said(&files);
+            let path = files.key.display();
+            let expected = format!("the key file {path} is open to others (mode {mode:04o}); run: chmod 600 {path}");
+            assert_eq!(text, expected);
+        }
+        for mode in [0o600, 0o400, 0o640, 0o440] {
+            fs::set_permissions(&files.key, Permissions::from_mode(mode)).unwrap();
+            assert!(Tls::load(&files).is_ok(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn another_certificates_key_is_refused() {
+        let (_dir, first) = files();
+        let (_other, second) = files();
+        let mixed = TlsFiles { cert: first.cert, key: second.key };
+        assert!(said(&mixed).contains("is not that of the certificate"), "{}", said(&mixed));
+    }
+
+    #[test]
+    fn files_that_are_missing_or_hold_something_else_are_named_and_never_quoted() {
+        let (dir, files) = files();
+        let nowhere = TlsFiles { key: dir.path().join("nope"), ..files.clone() };
+        assert!(said(&nowhere).starts_with(&format!("{} cannot be read", nowhere.key.display())));
+        let nowhere = TlsFiles { cert: dir.path().join("nope"), ..files.clone() };
+        assert!(said(&nowhere).starts_with(&format!("{} cannot be read", nowhere.cert.display())));
+        let directory = TlsFiles { cert: dir.path().to_owned(), ..files.clone() };
+        assert!(matches!(Tls::load(&directory), Err(TlsError::NotPlain { .. })));
+        let swapped = TlsFiles { cert: files.key.clone(), key: files.key.clone() };
+        assert!(said(&swapped).contains("holds no certificate"), "{}", said(&swapped));
+        fs::write(&files.key, "-----BEGIN SECRET-----\ns3cret\n-----END SECRET-----\n").unwrap();
+        assert!(said(&files).contains("holds no private key") && !said(&files).contains("s3cret"), "{}", said(&files));
+        let large = vec![b'x'; usize::try_from(MAX_FILE).unwrap() + 1];
+        fs::write(&files.key, large).unwrap();
+        assert!(matches!(Tls::load(&files), Err(TlsError::NotPlain { .. })));
+    }
+
+    #[test]
+    fn a_broken_certificate_under_the_right_label_is_refused() {
+        let (_dir, files) = files();
+        fs::write(&files.cert, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(said(&files).contains("cannot be used"), "{}", said(&files));
     }
 }

@@ -10,16 +10,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
+use tokio_rustls::TlsConnector;
 
 use crate::PATIENCE;
+use crate::certificates::Authority;
 use crate::gateway_client::{ConnectError, ConnectOptions, GatewayClient};
 
 /// How often a starting program is asked whether it is ready. It is asked at once whenever it has said something, as it
@@ -49,14 +53,23 @@ pub struct GatewaySetup {
     /// What `serve` is started under, such as a tracer; empty for nothing.
     wrapper: Vec<String>,
     poll: Duration,
+    /// How a gateway that speaks TLS is asked.
+    client: Option<Arc<ClientConfig>>,
 }
 
 impl GatewaySetup {
     /// A fresh state directory for this binary.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let dir = TempDir::with_prefix("watertight-test-").expect("a temporary directory");
-        let setup =
-            Self { binary: binary.into(), dir, args: Vec::new(), env: Vec::new(), wrapper: Vec::new(), poll: POLL };
+        let setup = Self {
+            binary: binary.into(),
+            dir,
+            args: Vec::new(),
+            env: Vec::new(),
+            wrapper: Vec::new(),
+            poll: POLL,
+            client: None,
+        };
         let private = Permissions::from_mode(0o700);
         fs::create_dir(setup.state_dir()).expect("the state directory is made");
         fs::set_permissions(setup.state_dir(), private).expect("the state directory is made private");
@@ -77,6 +90,22 @@ impl GatewaySetup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// Makes it speak TLS, with a certificate of this authority for this machine. Its files are in
+    /// [`Self::tls_dir`].
+    #[must_use]
+    pub fn tls(mut self, authority: &Authority) -> Self {
+        fs::create_dir(self.tls_dir()).expect("the directory is made");
+        let (cert, key) = authority.issue(&["localhost", "127.0.0.1", "0.0.0.0"]).write(&self.tls_dir());
+        self.client = Some(authority.client());
+        let text = |path: PathBuf| path.into_os_string().into_string().expect("a path that is text");
+        self.env("WATERTIGHT_TLS_CERT", &text(cert)).env("WATERTIGHT_TLS_KEY", &text(key))
+    }
+
+    /// Where `cert.pem` and `key.pem` are.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.dir.path().join("tls")
     }
 
     /// Adds an argument of `serve`.
@@ -185,7 +214,7 @@ impl GatewaySetup {
                     Ok(()) = said.changed() => {}
                 }
                 if let Some(address) = locked_address(&self.state_dir(), pid)
-                    && http_get(address, "/readyz").await.is_ok_and(|(status, _)| status == 200)
+                    && get(address, self.client.as_ref(), "/readyz").await.is_ok_and(|(status, _)| status == 200)
                 {
                     return Ok(address);
                 }
@@ -195,7 +224,16 @@ impl GatewaySetup {
         match ready {
             Ok(Ok(address)) => {
                 let ready_after = begun.elapsed();
-                Ok(Gateway { child, pid, address, state_dir: self.state_dir(), output, readers, ready_after })
+                Ok(Gateway {
+                    child,
+                    pid,
+                    address,
+                    state_dir: self.state_dir(),
+                    output,
+                    readers,
+                    ready_after,
+                    client: self.client.clone(),
+                })
             }
             Ok(Err(failed)) => Err(failed),
             Err(elapsed) => panic!("the gateway is not ready: {elapsed}; it said:\n{}", output.text()),
@@ -222,6 +260,7 @@ pub struct Gateway {
     /// Collect what it says until nobody holds the other end.
     readers: Vec<JoinHandle<()>>,
     ready_after: Duration,
+    client: Option<Arc<ClientConfig>>,
 }
 
 impl Gateway {
@@ -237,12 +276,14 @@ impl Gateway {
 
     /// The address of its WebSocket.
     pub fn url(&self) -> String {
-        format!("ws://{}/", self.address)
+        let scheme = if self.client.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/", self.address)
     }
 
     /// The address of its HTTP side, without a slash at the end.
     pub fn http_url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.client.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Its process id.
@@ -262,6 +303,13 @@ impl Gateway {
         self.output.text()
     }
 
+    /// Waits until it has written this.
+    pub async fn wait_for_output(&self, text: &str) {
+        let mut said = self.output.0.subscribe();
+        let found = timeout(PATIENCE, said.wait_for(|said| said.contains(text))).await;
+        assert!(found.is_ok_and(|found| found.is_ok()), "it never said {text:?}:\n{}", self.output());
+    }
+
     /// A connection with the operator token.
     pub async fn connect(&self) -> GatewayClient {
         self.try_connect(&ConnectOptions::default())
@@ -276,7 +324,7 @@ impl Gateway {
 
     /// `GET path`: status and body.
     pub async fn get(&self, path: &str) -> io::Result<(u16, String)> {
-        http_get(self.address, path).await
+        get(self.address, self.client.as_ref(), path).await
     }
 
     /// Kills it, as a crash does, and waits until it is gone.
@@ -322,8 +370,19 @@ fn locked_address(state_dir: &Path, pid: u32) -> Option<SocketAddr> {
 
 /// `GET path` over a connection of its own: status and body.
 pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    get(address, None, path).await
+}
+
+async fn get(address: SocketAddr, client: Option<&Arc<ClientConfig>>, path: &str) -> io::Result<(u16, String)> {
     let exchange = async {
-        let mut socket = TcpStream::connect(address).await?;
+        let tcp = TcpStream::connect(address).await?;
+        let mut socket: Box<dyn Socket> = match client {
+            None => Box::new(tcp),
+            Some(client) => {
+                let name = ServerName::IpAddress(address.ip().into());
+                Box::new(TlsConnector::from(client.clone()).connect(name, tcp).await?)
+            }
+        };
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
@@ -336,6 +395,10 @@ pub async fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, Strin
     };
     timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
+
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 /// What a child wrote, line by line as it came.
 #[derive(Clone, Debug, Default)]

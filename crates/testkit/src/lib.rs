@@ -4,6 +4,8 @@
 //! * [`canary`]: unique markers, and an oracle that finds those of others.
 //! * [`gateway`]: the built program as a child process.
 //! * [`gateway_client`]: a WebSocket client of the gateway protocol.
+//! * [`certificates`]: certificates and who trusts them.
+//! * [`relay`]: records every byte between a client and a gateway, and speaks TLS for clients that cannot.
 //! * [`device`]: a device with a key of its own.
 //! * [`disk`]: a disk under SQLite that loses power, lies about syncs, fails and fills up.
 //! * [`polls`]: polling a future by hand and dropping it half-way.
@@ -13,12 +15,14 @@
 //! [`PATIENCE`].
 
 pub mod canary;
+pub mod certificates;
 pub mod device;
 pub mod disk;
 pub mod gateway;
 pub mod gateway_client;
 pub mod mock_provider;
 pub mod polls;
+pub mod relay;
 pub mod scope;
 
 use std::time::Duration;

@@ -153,9 +153,17 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use rustls::pki_types::ServerName;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::Sleep;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+    use watertight_config::TlsFiles;
+    use watertight_testkit::certificates::Authority;
+
+    use crate::stream::{HttpStream, Stream};
+    use crate::tls::Tls;
 
     /// A connection; we write to the first.
     async fn pair() -> (TcpStream, TcpStream) {
@@ -191,6 +199,66 @@ mod tests {
         // More than the system's two buffers hold.
         let frames = frames(20, 1_000_000);
         assert!(write_all(&WriteHalf::Plain(ours.split().1), &frames, Duration::from_millis(50)).await.is_err());
+    }
+
+    /// A connection under TLS; we write to the first.
+    async fn secured_pair() -> (Stream, TlsStream<TcpStream>) {
+        let (ours, theirs) = pair().await;
+        let authority = Authority::new();
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = authority.issue(&["localhost"]).write(dir.path());
+        let tls = Tls::load(&TlsFiles { cert, key }).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(authority.client());
+        let (ours, theirs) = tokio::join!(tls.accept(ours), connector.connect(name, theirs));
+        (HttpStream::Tls(Box::new(ours.unwrap())).into_stream(), theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn under_tls_frames_arrive_whole_and_in_order_and_the_end_is_announced() {
+        for (count, bytes) in [(1, 0), (1, 3_000_000), (100, 10), (3, 2_000_000), (70, 50_000)] {
+            let (mut ours, mut theirs) = secured_pair().await;
+            let frames = frames(count, bytes);
+            let expected: Vec<u8> = frames.iter().flat_map(|frame| frame.as_bytes().to_vec()).collect();
+            let read = tokio::spawn(async move {
+                let mut all = Vec::new();
+                // An end that was not announced would be an error.
+                theirs.read_to_end(&mut all).await.unwrap();
+                all
+            });
+            write_all(&ours.split().1, &frames, Duration::MAX).await.unwrap();
+            ours.hang_up().await;
+            assert!(read.await.unwrap() == expected, "{count} frames of {bytes} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn under_tls_all_has_left_when_it_counts_as_written() {
+        let (mut ours, mut theirs) = secured_pair().await;
+        let frames = frames(40, 1_000_000);
+        let (_, writing) = ours.split();
+        {
+            let mut write = std::pin::pin!(write_all(&writing, &frames, Duration::MAX));
+            assert!(futures_util::poll!(&mut write).is_pending(), "nobody reads");
+            let mut all = 0;
+            let mut bytes = vec![0; 256 * 1024];
+            let total = frames.iter().map(|frame| frame.as_bytes().len()).sum::<usize>();
+            let reading = async {
+                while all < total {
+                    all += theirs.read(&mut bytes).await.unwrap();
+                }
+            };
+            let (written, ()) = tokio::join!(write, reading);
+            written.unwrap();
+        }
+        assert!(writing.try_flush().is_ok());
+    }
+
+    #[tokio::test]
+    async fn under_tls_a_client_that_does_not_read_is_given_up_too() {
+        let (mut ours, _theirs) = secured_pair().await;
+        let frames = frames(20, 1_000_000);
+        assert!(write_all(&ours.split().1, &frames, Duration::from_millis(50)).await.is_err());
     }
 
     /// Takes ten bytes, and then none for a while.

@@ -6,6 +6,7 @@ mod http;
 mod lifetime;
 mod methods;
 mod slow_clients;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
