@@ -31,7 +31,8 @@ impl Agreement {
 /// Neither compression nor a subprotocol is ever agreed to.
 pub(crate) async fn root(request: Request) -> Response {
     if !request.headers().contains_key(UPGRADE) {
-        let mut response = text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint: connect with ws://");
+        let mut response =
+            text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint: connect with ws:// or wss://");
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
         return response;
     }
