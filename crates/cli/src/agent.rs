@@ -9,7 +9,7 @@
 //! * [`terminal`]: what is printed.
 
 mod client;
-mod endpoint;
+pub(crate) mod endpoint;
 mod gateway;
 mod local;
 mod message;

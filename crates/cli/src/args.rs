@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::args::AdminCommand;
+
 /// The name in messages and examples.
 pub(crate) const PROGRAM: &str = "watertight";
 
@@ -47,9 +49,14 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Send one message to a session and print the answer
     Agent(Box<AgentArgs>),
+    #[command(flatten)]
+    Admin(AdminCommand),
     /// Look at the configured agents
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// Look at the keys, prove that they open, replace them
+    #[command(subcommand)]
+    Keys(crate::keys::args::KeysCommand),
     /// Prove that the stored sessions, and what receipts were given for, are unchanged
     Verify(VerifyArgs),
 }

@@ -2,8 +2,10 @@
 //!
 //! * [`args`]: the command line.
 //! * [`serve`]: the gateway.
+//! * [`admin`]: who may do what.
 //! * [`agent`]: one turn, over a gateway or in this process.
 //! * [`agents`]: the configured agents.
+//! * [`keys`]: the keys, and replacing them.
 //! * [`verify`]: proving what is stored.
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
@@ -12,11 +14,13 @@
 //! * [`visible`]: text that is safe to show.
 //! * [`signals`], [`logging`].
 
+mod admin;
 mod agent;
 mod agents;
 mod args;
 mod failure;
 mod home;
+mod keys;
 mod logging;
 mod memory;
 mod serve;
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     let json = match &cli.command {
         Command::Agent(args) => args.json,
         Command::Verify(args) => args.json,
+        Command::Keys(command) => command.json(),
+        Command::Admin(command) => command.json(),
         Command::Serve(_) | Command::Agents(_) => false,
     };
     run(cli).unwrap_or_else(|failure| failure.report(json))
@@ -62,6 +68,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent(args) => agent::run(&runtime, &home, &args),
         Command::Agents(AgentsCommand::List(args)) => agents::list(&home, &args).map_err(Failure::from),
         Command::Verify(args) => verify::run(&home, &args),
+        Command::Keys(command) => keys::run(&runtime, &home, &command),
+        Command::Admin(command) => runtime.block_on(command.run(&home)),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::home::Home;
 use crate::visible::visible;
 
 /// Exit status when something does not hold.
-const FOUND: u8 = 1;
+pub(crate) const FOUND: u8 = 1;
 /// Exit status when nothing could be verified.
 pub(crate) const NOT_VERIFIED: u8 = 2;
 /// Time between two lines of progress, and before the first.
@@ -36,7 +36,7 @@ fn verify(home: &Home, args: &VerifyArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::new("No receipt was given: there is none in what was read."));
     }
     let config = home.client_config()?;
-    let mut line = ProgressLine::new();
+    let mut line = ProgressLine::new("sessions");
     let verified = verification::verify(&config, home.state_dir(), &request, |progress| line.show(progress));
     line.clear();
     let report = verified.map_err(Failure::new)?;
@@ -87,17 +87,18 @@ fn receipt(text: &str) -> Result<Receipt, &'static str> {
 }
 
 /// How far a long verification has come, on a terminal.
-struct ProgressLine {
+pub(crate) struct ProgressLine {
+    what: &'static str,
     next: Option<Instant>,
     shown: bool,
 }
 
 impl ProgressLine {
-    fn new() -> Self {
-        Self { next: io::stderr().is_terminal().then(|| Instant::now() + BEAT), shown: false }
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, next: io::stderr().is_terminal().then(|| Instant::now() + BEAT), shown: false }
     }
 
-    fn show(&mut self, progress: Progress) {
+    pub(crate) fn show(&mut self, progress: Progress) {
         let now = Instant::now();
         if self.next.is_none_or(|next| now < next) {
             return;
@@ -105,17 +106,17 @@ impl ProgressLine {
         self.next = Some(now + BEAT);
         self.shown = true;
         // Progress that nobody can read stops nothing.
-        let _ = write!(io::stderr(), "\r{} of {} sessions", progress.done, progress.total.max(progress.done));
+        let _ = write!(io::stderr(), "\r{} of {} {}", progress.done, progress.total.max(progress.done), self.what);
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if self.shown {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
 
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     visible(text).replace('\n', " ")
 }
 

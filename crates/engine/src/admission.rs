@@ -245,18 +245,15 @@ impl Admission {
             .map_err(|_| EngineError::NoSession(key.to_string()))
     }
 
-    /// The scope of an existing session; `None` where it is missing or not the caller's.
+    /// The scope of an existing session; `None` where the caller may use the key and there is none yet. A key beyond the
+    /// caller's grants is not found, whatever is stored under it.
     pub(crate) async fn existing(
         &self,
         access: &Access,
         verb: Verb,
         key: &CanonicalKey,
     ) -> Result<Option<SessionScope>, EngineError> {
-        let permit = match self.permit(access, verb, key) {
-            Ok(permit) => permit,
-            Err(error @ EngineError::Ended(_)) => return Err(error),
-            Err(_) => return Ok(None),
-        };
+        let permit = self.permit(access, verb, key)?;
         let Some(record) = self.store.find_session(&permit).await? else { return Ok(None) };
         Ok(authorize(permit, &record).ok())
     }

@@ -81,7 +81,11 @@ impl Engine {
         outcome: &RunOutcome,
     ) -> Result<Option<RunReport>, EngineError> {
         let key = CanonicalKey::from_stored(&record.key);
-        let scope = self.inner.shared.admission.existing(access, Verb::Read, &key).await?;
+        let scope = match self.inner.shared.admission.existing(access, Verb::Read, &key).await {
+            // The caller may not read there any more: the run is as unknown to it as any other's.
+            Err(EngineError::NoSession(_)) => None,
+            scope => scope?,
+        };
         match scope.filter(|scope| scope.session() == record.session) {
             Some(scope) => self.report(access, &scope, record, outcome).await.map(Some),
             None => Ok(None),
