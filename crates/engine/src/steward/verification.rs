@@ -9,6 +9,7 @@ use watertight_core::receipt::Receipt;
 use watertight_store::sqlite::Verifier;
 use watertight_store::verification::{Selection, VerifyError};
 
+pub use watertight_store::keys::{EpochStatus, KeyReport, TenantKeyStatus};
 pub use watertight_store::verification::{Problem, Progress, Report};
 
 use super::{DEFAULT_TENANT, rotation};
@@ -56,6 +57,27 @@ pub fn verify(
     };
     let verifier = open(config, dir)?;
     Ok(verifier.verify(&Steward::from_opened_keystore(), &selection, progress)?)
+}
+
+/// Whether `dir` holds a store with its keystore.
+pub fn find(dir: &Path) -> Result<(), OpenError> {
+    Verifier::find(dir).map_err(|error| OpenError::Store(error.to_string()))
+}
+
+/// Every tenant's keys in numbers. Writes nothing. Blocks.
+pub fn key_status(config: &Config, dir: &Path) -> Result<Vec<TenantKeyStatus>, VerificationError> {
+    let status = open(config, dir)?.key_status(&Steward::from_opened_keystore());
+    Ok(status.map_err(VerifyError::from)?)
+}
+
+/// Opens every wrapped key of one tenant, or of all, and says how far it has come. Writes nothing. Blocks.
+pub fn verify_keys(
+    config: &Config,
+    dir: &Path,
+    tenant: Option<&str>,
+    progress: impl FnMut(Progress),
+) -> Result<KeyReport, VerificationError> {
+    Ok(open(config, dir)?.verify_keys(&Steward::from_opened_keystore(), tenant, progress)?)
 }
 
 fn open(config: &Config, dir: &Path) -> Result<Verifier, OpenError> {

@@ -1,11 +1,13 @@
 //! Reads a state directory, also while a process serves from it, and proves that what is stored is what was stored.
 //!
 //! * [`session`]: one session: rows, chain, head, generations, the runs its entries name, its receipts.
+//! * [`keys`]: the wrapped keys.
 //! * [`runs`]: runs that no entry names.
 //!
 //! Nothing is written: no schema step, no count of openings, no key. Each session is read in one transaction, so a writer
 //! beside it changes nothing of what is compared. No content leaves; what is opened is dropped.
 
+mod keys;
 mod runs;
 mod session;
 

@@ -21,8 +21,8 @@ impl Vault {
         &self.keystore
     }
 
-    /// The tenant's keys as the keystore holds them now.
-    pub(super) fn reload(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
+    /// The tenant's keys as the keystore holds them now, whoever wrote it.
+    pub(in crate::sqlite) fn reload(&self, tenant: TenantId) -> Result<Arc<TenantKeys>, StoreError> {
         let root = read(&self.root);
         let wrapped = self.keystore.tenant(tenant)?.ok_or(StoreError::Integrity("tenant keys"))?;
         match root.open_tenant(tenant, &wrapped) {
