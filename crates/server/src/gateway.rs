@@ -13,6 +13,7 @@ use watertight_engine::Engine;
 use crate::limit::{FailedLogins, Strangers};
 use crate::options::ServerOptions;
 use crate::tally::Tally;
+use crate::ws::devices::Audience;
 use crate::ws::presence::Roll;
 
 /// How far the server is.
@@ -32,12 +33,16 @@ pub(crate) struct Gateway {
     pub(crate) options: ServerOptions,
     /// The bound address.
     pub(crate) address: IpAddr,
+    /// The bound port.
+    port: u16,
     /// Names this run of the process.
     pub(crate) boot_id: Uuid,
     /// Who is connected.
     pub(crate) roll: Roll,
     pub(crate) strangers: Arc<Strangers>,
     pub(crate) logins: FailedLogins,
+    /// Who hears of devices that ask to be paired.
+    pub(crate) audience: Audience,
     /// Every connection, until it is closed.
     pub(crate) connections: TaskTracker,
     /// Frames after hello that were not JSON.
@@ -61,10 +66,12 @@ impl Gateway {
         Arc::new(Self {
             engine,
             address: address.ip(),
+            port: address.port(),
             boot_id: Uuid::new_v4(),
             roll: Roll::new(options.version, now(), limits.connections_per_principal),
             strangers: Strangers::new(limits.strangers_per_address, limits.strangers),
             logins: FailedLogins::new(limits),
+            audience: Audience::default(),
             connections: TaskTracker::new(),
             unreadable_frames: Tally::default(),
             turned_away: Tally::default(),
@@ -104,6 +111,12 @@ impl Gateway {
         if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
             tracing::warn!(open = self.connections.len(), "connections did not close in time");
         }
+    }
+
+    /// Where it listens, as clients on this machine call it.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.options.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}", SocketAddr::new(self.address, self.port))
     }
 
     pub(crate) fn uptime_ms(&self) -> u64 {

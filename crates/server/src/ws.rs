@@ -6,7 +6,7 @@
 //! * [`connection`]: the socket from challenge to close.
 //! * [`incoming`]: from bytes to messages, and how much a stranger may send.
 //! * [`handshake`]: who is let in, and as what.
-//! * [`devices`]: proofs of device keys.
+//! * [`devices`]: proofs of device keys, pairing, device tokens.
 //! * [`clock`]: when a connection is told something without having asked.
 //! * [`outbox`]: what waits to be written, and what happens when it piles up.
 //! * [`frame`]: one frame to a client.
@@ -30,7 +30,7 @@ mod call;
 mod chat;
 mod clock;
 pub(crate) mod connection;
-mod devices;
+pub(crate) mod devices;
 mod dispatch;
 mod failure;
 mod feed;

@@ -46,7 +46,7 @@ pub trait DeviceStore {
     fn issue_device_token<'a>(
         &'a self,
         tenant: TenantId,
-        device: &'a ProvenDevice,
+        device: DeviceId,
         former: Option<&'a str>,
         token: &'a Token,
         now: UnixMillis,

@@ -5,6 +5,7 @@
 //! * [`frame`]: the envelopes: requests in, responses and events out.
 //! * [`shape`]: what an object may hold, and the exact words for what it may not.
 //! * [`connect`]: the first request of a connection.
+//! * [`device`]: devices and pairing, inbound and outbound.
 //! * [`params`]: the parameters of every other method, one shape and one type each.
 //! * [`text`]: cleaning what people typed.
 //!
@@ -23,6 +24,7 @@ pub mod bounds;
 pub mod chat;
 pub mod connect;
 pub mod cursor;
+pub mod device;
 pub mod failure;
 pub mod frame;
 pub mod hello;

@@ -211,7 +211,8 @@ impl Engine {
         }
         let token = Token::generate(TokenKind::Device).map_err(|_| AuthFailure::Unavailable)?;
         let former = row.token.credential.as_deref();
-        let issued = self.store().issue_device_token(tenant, device, former, &token, now).await.map_err(unavailable)?;
+        let issued =
+            self.store().issue_device_token(tenant, device.id(), former, &token, now).await.map_err(unavailable)?;
         Ok(issued.map(|_| (token.expose(), now)))
     }
 

@@ -6,6 +6,7 @@ use watertight_core::device::{DeviceId, DeviceKeeper, PairingId};
 use watertight_core::grant::VerbSet;
 use watertight_core::ids::{PrincipalId, TenantId, UnixMillis};
 use watertight_core::principal::Family;
+use watertight_seal::token::{Token, TokenKind};
 use watertight_store::StoreError;
 use watertight_store::device::{Decided, DeviceRow, PairingRow, Withdrawal};
 use zeroize::Zeroizing;
@@ -144,6 +145,15 @@ impl Engine {
         let Some(change) = self.store().withdraw(&keeper, device, what, at).await? else { return Ok(None) };
         let ending = Ending { shared: self.shared().clone(), tenant, device, family: change.device.family };
         Ok(Some(Withdrawn { device: change.device, at, ending }))
+    }
+
+    /// The token in place of the one that a device has just given up, for the device itself. None when it has fetched
+    /// one meanwhile.
+    pub async fn rotated_token(&self, withdrawn: &Withdrawn) -> Result<Option<Zeroizing<String>>, EngineError> {
+        let token = Token::generate(TokenKind::Device).map_err(StoreError::from)?;
+        let (tenant, device) = (withdrawn.ending.tenant, withdrawn.device.id);
+        let issued = self.store().issue_device_token(tenant, device, None, &token, self.now()).await?;
+        Ok(issued.map(|_| token.expose()))
     }
 
     /// Makes a setup code, which lets one device ask for at most `verbs`. None when too many wait.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use watertight_core::ids::RunId;
 use watertight_core::key::CanonicalKey;
 use watertight_engine::admission::Access;
+use watertight_engine::devices::Seat;
 use watertight_engine::hub::Listener;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::params::Params;
@@ -25,6 +26,8 @@ pub(crate) struct Client {
     pub(crate) conn_id: Uuid,
     /// What it may do.
     pub(crate) access: Access,
+    /// The device it ends with.
+    pub(crate) seat: Option<Seat>,
     /// The connections it sees.
     pub(crate) circle: Arc<Circle>,
     /// What waits to be written to it.

@@ -18,7 +18,9 @@ use watertight_engine::hub::Interest;
 use watertight_wire::openclaw::ErrorShape;
 use watertight_wire::openclaw::connect::Challenge;
 use watertight_wire::openclaw::frame::{Event, Response, StateVersion};
-use watertight_wire::openclaw::hello::{Features, Granted, Health, HelloOk, Policy, Server, SessionDefaults, Snapshot};
+use watertight_wire::openclaw::hello::{
+    Features, Granted, Health, HelloOk, IssuedToken, Policy, Server, SessionDefaults, Snapshot,
+};
 use watertight_wire::openclaw::reply::{Shutdown, Tick};
 
 use super::call::Client;
@@ -149,6 +151,7 @@ async fn enter<'a>(
     let client = Client {
         conn_id,
         access: welcome.access.clone(),
+        seat: welcome.seat,
         circle: line.circle(),
         feed: Arc::new(Feed::new(outbox.clone(), caps)),
         outbox,
@@ -158,6 +161,9 @@ async fn enter<'a>(
     // Before anything is said: what ends the credential from here on ends the connection.
     let held: Arc<dyn Held> = client.outbox.clone();
     client.access.hold(&held);
+    if let Some(seat) = &client.seat {
+        gateway.engine.hold_device(seat, &held);
+    }
     let id = welcome.id.clone();
     match greet(gateway, &client, welcome).await {
         Ok(greeting) => Ok((Arc::new(client), line, Box::new(greeting))),
@@ -224,7 +230,14 @@ async fn greet(gateway: &Gateway, client: &Client, welcome: Welcome) -> Result<G
             },
             auth_mode: access.verbs().allows(Verb::Admin).then(|| options.auth_mode.as_str()),
         },
-        Granted { role: "operator", scopes: welcome.scopes.clone() },
+        Granted {
+            role: "operator",
+            scopes: welcome.scopes.clone(),
+            device: welcome
+                .device_token
+                .as_ref()
+                .map(|(token, at)| IssuedToken { device_token: token.to_string(), issued_at_ms: at.0 }),
+        },
         Policy {
             max_payload: MAX_FRAME_BYTES,
             max_buffered_bytes: HARD_LIMIT,
@@ -292,6 +305,9 @@ fn welcome(gateway: &Gateway, client: &Arc<Client>, greeting: Box<Greeting>) -> 
         let interest = if scoped { Interest::Watched } else { Interest::Everything };
         client.listener.get_or_init(|| gateway.engine.listen(&client.access, interest, client.feed.clone()));
         send_presence(client, version.health);
+    }
+    if let Some(keeper) = gateway.engine.pairing_view(&client.access) {
+        gateway.audience.join(client.conn_id, keeper, &client.outbox);
     }
     let version = StateVersion { presence: client.circle.version(), ..version };
     client.outbox.versioned_event("health", &health, Need::Droppable, Some(version));

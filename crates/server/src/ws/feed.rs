@@ -38,6 +38,8 @@ pub(crate) const EVENTS: &[&str] = &[
     "agent",
     "chat",
     "connect.challenge",
+    "device.pair.requested",
+    "device.pair.resolved",
     "health",
     "presence",
     "session.message",

@@ -8,11 +8,14 @@ use std::time::Instant;
 
 use serde_json::json;
 use watertight_core::grant::VerbSet;
-use watertight_engine::Engine;
+use watertight_core::ids::UnixMillis;
+use watertight_core::principal::CredentialKind;
 use watertight_engine::admission::{Access, AuthFailure, Presented};
+use watertight_engine::devices::{Arrival, Let, Newcomer, Seat, Wanting};
 use watertight_wire::openclaw::connect::ConnectParams;
 use watertight_wire::openclaw::frame::{self, BadFrame};
 use watertight_wire::openclaw::{ErrorShape, scope};
+use zeroize::Zeroizing;
 
 use super::origin::Page;
 use super::{close, devices};
@@ -31,6 +34,10 @@ pub(crate) struct Welcome {
     pub(crate) access: Access,
     /// The scopes it asked for and was given.
     pub(crate) scopes: Vec<String>,
+    /// The device it ends with.
+    pub(crate) seat: Option<Seat>,
+    /// The device's new token, and when it was issued.
+    pub(crate) device_token: Option<(Zeroizing<String>, UnixMillis)>,
 }
 
 /// A client that is not let in.
@@ -64,19 +71,23 @@ pub(crate) async fn judge(
     let id = request.id;
     let admitted = if request.method == "connect" {
         match ConnectParams::parse(request.params.as_deref()) {
-            Ok(params) => admit(gateway, peer, page, challenge, params).await,
+            Ok(params) => admit(gateway, peer, page, challenge, &params).await.map(|entered| (params, entered)),
             Err(error) => Err(Denial::policy(error)),
         }
     } else {
         Err(Denial::policy(ErrorShape::invalid("invalid handshake: first request must be connect")))
     };
     match admitted {
-        Ok((params, access, scopes)) => Ok(Welcome { id, params, access, scopes }),
+        Ok((params, Let { access, seat, token })) => {
+            let scopes = scope::granted(&requested_scopes(&params), access.verbs());
+            Ok(Welcome { id, params, access, scopes, seat, device_token: token })
+        }
         Err(Denial { error, code, reason }) => Err(Refusal { response: Some((id, error)), code, reason }),
     }
 }
 
 /// Why a `connect` request is refused.
+#[derive(Debug)]
 struct Denial {
     error: ErrorShape,
     code: u16,
@@ -95,8 +106,8 @@ async fn admit(
     peer: &Peer,
     page: Page,
     challenge: &str,
-    params: ConnectParams,
-) -> Result<(ConnectParams, Access, Vec<String>), Denial> {
+    params: &ConnectParams,
+) -> Result<Let, Denial> {
     if gateway.phase() != Phase::Serving {
         let error = ErrorShape::unavailable("gateway restarting; retry shortly")
             .with_details(json!({"reason": "gateway-restarting"}))
@@ -107,16 +118,22 @@ async fn admit(
     if params.role.as_deref().is_some_and(|role| role != "operator") {
         return Err(Denial::policy(ErrorShape::invalid("invalid role")));
     }
-    check_page(&params, page).map_err(Denial::policy)?;
-    let _device = devices::proven(&params, challenge, now()).map_err(Denial::policy)?;
-    let scopes = requested_scopes(&params);
-    let access = authenticate(gateway, peer, &params, scope::verbs(scopes.iter().map(String::as_str))).await?;
-    if params.device.is_none() && params.client.is_ui() {
+    check_page(params, page).map_err(Denial::policy)?;
+    let device = devices::proven(params, challenge, now()).map_err(Denial::policy)?;
+    let requested = scope::verbs(requested_scopes(params).iter().map(String::as_str));
+    let newcomer = device.map(|device| Newcomer {
+        device,
+        requested,
+        about: devices::description(params, peer),
+        source: peer.source().to_string(),
+        near: peer.address.ip().to_canonical().is_loopback() && !gateway.options.behind_tls_proxy,
+    });
+    let entered = authenticate(gateway, peer, params, newcomer.as_ref(), requested).await?;
+    if newcomer.is_none() && params.client.is_ui() {
         let error = ErrorShape::invalid("control ui requires device identity (use HTTPS or localhost secure context)");
         return Err(Denial::policy(error.with_details(json!({"code": "CONTROL_UI_DEVICE_IDENTITY_REQUIRED"}))));
     }
-    let granted = scope::granted(&scopes, access.verbs());
-    Ok((params, access, granted))
+    Ok(entered)
 }
 
 /// A page must be ours or this machine's; the chat page must be a page at all.
@@ -141,58 +158,115 @@ async fn authenticate(
     gateway: &Gateway,
     peer: &Peer,
     params: &ConnectParams,
+    newcomer: Option<&Newcomer>,
     requested: VerbSet,
-) -> Result<Access, Denial> {
-    let secrets = params.auth.secrets();
-    if !secrets.is_empty() {
-        // Asked before the secret is looked at.
+) -> Result<Let, Denial> {
+    let (secrets, code) = (params.auth.secrets(), params.auth.bootstrap_token());
+    if !secrets.is_empty() || code.is_some() || newcomer.is_some() {
+        // Asked before anything secret is looked at.
         gateway.logins.check(peer.source(), Instant::now()).map_err(|locked| {
-            let error = unauthorized(
-                "unauthorized: too many failed authentication attempts (retry later)",
-                "AUTH_RATE_LIMITED",
-                "rate_limited",
-                "wait_then_retry",
-            );
             let wait = u64::try_from(locked.retry_after.as_millis()).unwrap_or(u64::MAX);
-            Denial::policy(ErrorShape { retry_after_ms: Some(wait), ..error })
+            rate_limited("too many failed authentication attempts (retry later)", wait)
         })?;
     }
-    let (wrong, result) = try_secrets(&gateway.engine, &secrets, requested).await;
+    let (wrong, result) = try_all(gateway, &secrets, code, newcomer, requested).await;
     if wrong > 0 {
         gateway.logins.failed(peer.source(), wrong, Instant::now());
         if let Some(count) = gateway.wrong_secrets.count() {
             tracing::warn!(address = %peer.address, count, "a client presented a wrong secret");
         }
     }
-    match result {
-        Ok(access) => Ok(access),
-        Err(AuthFailure::Unavailable) => {
-            let error = ErrorShape::unavailable("The gateway cannot check credentials now. Try again shortly.");
-            Err(Denial {
-                error: error.retry_after(1000),
-                code: close::TRY_LATER,
-                reason: "credentials cannot be checked now".into(),
-            })
-        }
-        Err(AuthFailure::Mismatch) => Err(Denial::policy(mismatch(gateway.options.auth_mode))),
-        Err(AuthFailure::Missing) => Err(nothing_presented(params)),
+    match (result, newcomer) {
+        (Ok(Arrival::In(entered)), _) => Ok(*entered),
+        (Ok(Arrival::Pair(wanting)), Some(newcomer)) => Err(ask(gateway, peer, params, wanting, newcomer).await),
+        (Ok(Arrival::Pair(_)) | Err(AuthFailure::Missing), _) => Err(Denial::policy(
+            ErrorShape::not_paired("device identity required")
+                .with_details(json!({"code": "DEVICE_IDENTITY_REQUIRED"})),
+        )),
+        (Err(AuthFailure::Unavailable), _) => Err(unavailable()),
+        (Err(AuthFailure::Mismatch), _) => Err(Denial::policy(mismatch(gateway.options.auth_mode, &secrets, code))),
     }
 }
 
-/// Tries what the client put into the token field, then what it put into the password field. How many were wrong, also
-/// before a right one.
-async fn try_secrets(engine: &Engine, secrets: &[&str], requested: VerbSet) -> (u32, Result<Access, AuthFailure>) {
+/// Tries what the client put into its fields, one after the other: shared secrets and device tokens, else a setup code,
+/// else nothing but its device. How many were wrong, also before a right one.
+async fn try_all(
+    gateway: &Gateway,
+    secrets: &[&str],
+    code: Option<&str>,
+    newcomer: Option<&Newcomer>,
+    requested: VerbSet,
+) -> (u32, Result<Arrival, AuthFailure>) {
+    let engine = &gateway.engine;
     let mut wrong = 0;
     for secret in secrets {
-        match engine.authenticate(Presented::Secret(secret), Some(requested)).await {
+        let result = match newcomer {
+            Some(newcomer) if is_device_token(secret) => engine.arrive_with_token(secret, newcomer).await,
+            _ => match engine.authenticate(Presented::Secret(secret), Some(requested)).await {
+                Ok(access) => enter(gateway, access, newcomer).await,
+                Err(failure) => Err(failure),
+            },
+        };
+        match result {
             Err(AuthFailure::Mismatch) => wrong += 1,
             other => return (wrong, other),
         }
     }
-    match wrong {
-        0 => (0, engine.authenticate(Presented::Nothing, Some(requested)).await),
-        _ => (wrong, Err(AuthFailure::Mismatch)),
+    let result = match (code, newcomer) {
+        (Some(code), Some(newcomer)) => engine.arrive_with_code(code, newcomer).await,
+        (Some(_), None) => Err(AuthFailure::Mismatch),
+        (None, _) if wrong > 0 => return (wrong, Err(AuthFailure::Mismatch)),
+        (None, _) => match (engine.authenticate(Presented::Nothing, Some(requested)).await, newcomer) {
+            (Ok(access), _) => Ok(Arrival::In(Box::new(Let { access, seat: None, token: None }))),
+            (Err(AuthFailure::Missing), Some(newcomer)) => engine.arrive(newcomer).await,
+            (Err(failure), _) => Err(failure),
+        },
+    };
+    wrong += u32::from(matches!(result, Err(AuthFailure::Mismatch)));
+    (wrong, result)
+}
+
+async fn enter(gateway: &Gateway, access: Access, newcomer: Option<&Newcomer>) -> Result<Arrival, AuthFailure> {
+    match newcomer {
+        Some(newcomer) => gateway.engine.arrive_with_secret(access, newcomer).await,
+        None => Ok(Arrival::In(Box::new(Let { access, seat: None, token: None }))),
     }
+}
+
+fn is_device_token(text: &str) -> bool {
+    text.starts_with(CredentialKind::Device.prefix())
+}
+
+/// Makes a pairing request of it, for somebody to decide.
+async fn ask(gateway: &Gateway, peer: &Peer, params: &ConnectParams, wanting: Wanting, newcomer: &Newcomer) -> Denial {
+    let approved = wanting.approved;
+    match gateway.engine.ask_pairing(wanting, newcomer).await {
+        Ok(Some(pending)) => {
+            if pending.is_new {
+                // Each costs a write: they are counted with what else a stranger does wrong.
+                gateway.logins.failed(peer.source(), 1, Instant::now());
+                gateway.audience.requested(&pending);
+            }
+            Denial::policy(devices::pairing_required(params, &pending.request, approved))
+        }
+        Ok(None) => rate_limited("too many pairing requests wait for a decision (retry later)", 60_000),
+        Err(_) => unavailable(),
+    }
+}
+
+fn unavailable() -> Denial {
+    let error = ErrorShape::unavailable("The gateway cannot check credentials now. Try again shortly.");
+    Denial {
+        error: error.retry_after(1000),
+        code: close::TRY_LATER,
+        reason: "credentials cannot be checked now".into(),
+    }
+}
+
+fn rate_limited(what: &str, wait: u64) -> Denial {
+    let message = format!("unauthorized: {what}");
+    let error = unauthorized(&message, "AUTH_RATE_LIMITED", "rate_limited", "wait_then_retry");
+    Denial::policy(ErrorShape { retry_after_ms: Some(wait), ..error })
 }
 
 fn unauthorized(message: &str, code: &str, reason: &str, next: &str) -> ErrorShape {
@@ -204,8 +278,24 @@ fn unauthorized(message: &str, code: &str, reason: &str, next: &str) -> ErrorSha
     }))
 }
 
-fn mismatch(mode: AuthMode) -> ErrorShape {
+fn mismatch(mode: AuthMode, secrets: &[&str], code: Option<&str>) -> ErrorShape {
     let next = "update_auth_credentials";
+    if secrets.is_empty() && code.is_some() {
+        return unauthorized(
+            "unauthorized: setup code invalid, expired, revoked, or already used (create a new code)",
+            "AUTH_BOOTSTRAP_TOKEN_INVALID",
+            "bootstrap_token_invalid",
+            "review_auth_configuration",
+        );
+    }
+    if secrets.iter().all(|secret| is_device_token(secret)) {
+        return unauthorized(
+            "unauthorized: device token mismatch (rotate/reissue device token)",
+            "AUTH_DEVICE_TOKEN_MISMATCH",
+            "device_token_mismatch",
+            next,
+        );
+    }
     match mode {
         AuthMode::Password => unauthorized(
             "unauthorized: gateway password mismatch (provide gateway auth password)",
@@ -219,41 +309,5 @@ fn mismatch(mode: AuthMode) -> ErrorShape {
             "token_mismatch",
             next,
         ),
-    }
-}
-
-/// The client showed no secret we could check.
-fn nothing_presented(params: &ConnectParams) -> Denial {
-    if params.auth.bootstrap_token().is_some() {
-        return Denial::policy(unauthorized(
-            "unauthorized: setup code invalid, expired, revoked, or already used (create a new code)",
-            "AUTH_BOOTSTRAP_TOKEN_INVALID",
-            "bootstrap_token_invalid",
-            "review_auth_configuration",
-        ));
-    }
-    if params.auth.device_token().is_some() {
-        return Denial::policy(unauthorized(
-            "unauthorized: device token mismatch (rotate/reissue device token)",
-            "AUTH_DEVICE_TOKEN_MISMATCH",
-            "device_token_mismatch",
-            "update_auth_credentials",
-        ));
-    }
-    match &params.device {
-        None => Denial::policy(
-            ErrorShape::not_paired("device identity required")
-                .with_details(json!({"code": "DEVICE_IDENTITY_REQUIRED"})),
-        ),
-        Some(device) => {
-            Denial::policy(ErrorShape::not_paired("pairing required: device is not approved yet").with_details(json!({
-                "code": "PAIRING_REQUIRED",
-                "reason": "not-paired",
-                "deviceId": device.id,
-                "requestedRole": "operator",
-                "requestedScopes": params.scopes,
-                "remediationHint": "Connect with the gateway's token.",
-            })))
-        }
     }
 }

@@ -11,7 +11,7 @@ use watertight_core::grant::{Verb, VerbSet};
 use watertight_wire::openclaw::ErrorShape;
 
 use super::call::{Call, Outcome};
-use super::{agent, chat, sessions, system};
+use super::{agent, chat, devices, sessions, system};
 
 /// A method.
 pub(crate) struct Method {
@@ -54,6 +54,7 @@ pub(crate) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Outcome> + Sen
 
 const READ: Authorization = Authorization::Requires(Verb::Read);
 const WRITE: Authorization = Authorization::Requires(Verb::Write);
+const PAIRING: Authorization = Authorization::Requires(Verb::Pairing);
 use Authorization::Anyone;
 use Listing::{Advertised, Unlisted};
 use Order::{Free, InSession};
@@ -68,6 +69,13 @@ pub(crate) static METHODS: &[Method] = &[
     Method { name: "chat.history", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(chat::history(call)) },
     Method { name: "chat.send", authorization: WRITE, listing: Advertised, order: InSession, handler: |call| Box::pin(chat::send(call)) },
     Method { name: "chat.startup", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(chat::startup(call)) },
+    Method { name: "device.pair.approve", authorization: PAIRING, listing: Advertised, order: Free, handler: |call| Box::pin(devices::pair_approve(call)) },
+    Method { name: "device.pair.list", authorization: PAIRING, listing: Advertised, order: Free, handler: |call| Box::pin(devices::pair_list(call)) },
+    Method { name: "device.pair.reject", authorization: PAIRING, listing: Advertised, order: Free, handler: |call| Box::pin(devices::pair_reject(call)) },
+    Method { name: "device.pair.remove", authorization: PAIRING, listing: Advertised, order: Free, handler: |call| Box::pin(devices::pair_remove(call)) },
+    Method { name: "device.pair.setupCode", authorization: PAIRING, listing: Unlisted, order: Free, handler: |call| Box::pin(devices::setup_code(call)) },
+    Method { name: "device.token.revoke", authorization: PAIRING, listing: Advertised, order: Free, handler: |call| Box::pin(devices::token_revoke(call)) },
+    Method { name: "device.token.rotate", authorization: PAIRING, listing: Advertised, order: Free, handler: |call| Box::pin(devices::token_rotate(call)) },
     Method { name: "health", authorization: Anyone, listing: Advertised, order: Free, handler: |call| Box::pin(system::health(call)) },
     Method { name: "models.list", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(system::models(call)) },
     Method { name: "sessions.describe", authorization: READ, listing: Advertised, order: Free, handler: |call| Box::pin(sessions::describe(call)) },
@@ -151,7 +159,7 @@ mod tests {
         assert!(advertised.contains(&"chat.send"));
         let unlisted: Vec<_> =
             METHODS.iter().map(|method| method.name).filter(|name| !advertised.contains(name)).collect();
-        assert_eq!(unlisted, ["sessions.resolve", "sessions.steer"]);
+        assert_eq!(unlisted, ["device.pair.setupCode", "sessions.resolve", "sessions.steer"]);
     }
 
     #[test]

@@ -118,14 +118,14 @@ impl DeviceStore for SqliteStore {
     fn issue_device_token<'a>(
         &'a self,
         tenant: TenantId,
-        device: &'a ProvenDevice,
+        device: DeviceId,
         former: Option<&'a str>,
         token: &'a Token,
         now: UnixMillis,
     ) -> StoreFuture<'a, Option<DeviceRow>> {
         Box::pin(async move {
             let hand = Hand { keys: self.vault.tenant(tenant)?, principal: None, credential: None, now };
-            let (device, former) = (device.id(), former.map(str::to_owned));
+            let former = former.map(str::to_owned);
             let (id, kind, hash) = (token.id().clone(), token.kind(), self.vault.hasher().hash_token(token));
             let [idle, life] = TOKEN_LIFE;
             let new = move |row: &DeviceRow| Issue {

@@ -216,20 +216,16 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// The secrets to try, in order: clients put the shared secret into either field or both.
+    /// The secrets to try, in order: clients put the shared secret into either of two fields or both, and a device's
+    /// token into its own field and the first.
     pub fn secrets(&self) -> Vec<&str> {
         let mut secrets = Vec::new();
-        for secret in [&self.token, &self.password].into_iter().flatten() {
+        for secret in [&self.token, &self.password, &self.device_token].into_iter().flatten() {
             if !secret.is_empty() && !secrets.contains(&secret.as_str()) {
                 secrets.push(secret.as_str());
             }
         }
         secrets
-    }
-
-    /// What a device got from pairing.
-    pub fn device_token(&self) -> Option<&str> {
-        given(self.device_token.as_ref())
     }
 
     /// A setup code.
@@ -320,6 +316,20 @@ impl Client {
             (self.id, self.mode),
             (ClientId::GatewayClient, ClientMode::Backend) | (ClientId::Cli, ClientMode::Cli)
         )
+    }
+}
+
+impl ClientId {
+    /// Its name on the wire.
+    pub fn name(self) -> String {
+        name(&self)
+    }
+}
+
+impl ClientMode {
+    /// Its name on the wire.
+    pub fn name(self) -> String {
+        name(&self)
     }
 }
 

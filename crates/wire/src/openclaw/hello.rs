@@ -96,6 +96,25 @@ pub struct Granted {
     pub role: &'static str,
     /// The scopes it was given.
     pub scopes: Vec<String>,
+    /// Its device's new token. Shown this once.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub device: Option<IssuedToken>,
+}
+
+/// A device's token as it is handed over. No `Debug` of the token.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuedToken {
+    /// The token.
+    pub device_token: String,
+    /// When it was issued, in milliseconds since the epoch.
+    pub issued_at_ms: i64,
+}
+
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IssuedToken")
+    }
 }
 
 /// The limits of a connection.
@@ -318,7 +337,7 @@ mod tests {
                 },
                 auth_mode: Some("token"),
             },
-            Granted { role: "operator", scopes: vec!["operator.admin".into()] },
+            Granted { role: "operator", scopes: vec!["operator.admin".into()], device: None },
             Policy {
                 max_payload: 26_214_400,
                 max_buffered_bytes: 8_388_608,

@@ -17,6 +17,15 @@ pub fn name(verb: Verb) -> &'static str {
     }
 }
 
+/// The names of the verbs of a set, without those that are implied.
+pub fn names(verbs: VerbSet) -> Vec<&'static str> {
+    let held = |verb: &Verb| {
+        let alone: VerbSet = [*verb].into_iter().collect();
+        verbs.bits() & alone.bits() != 0
+    };
+    Verb::ALL.into_iter().filter(held).map(name).collect()
+}
+
 /// The verb a name asks for; none for a name that opens nothing here.
 pub fn verb(name: &str) -> Option<Verb> {
     match name {
