@@ -123,6 +123,12 @@ impl ServerCertVerifier for Exactly {
     }
 }
 
+/// `DnsName("gateway.example")`, as rustls words a certificate's names, without its kind.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
+}
+
 /// What is wrong with the other side's TLS, and what to do about it.
 pub(crate) fn explain(error: &rustls::Error) -> String {
     let wrong = match error {
@@ -146,7 +152,10 @@ pub(crate) fn explain(error: &rustls::Error) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "its certificate is not for {} but for {}: call it by a name that the certificate has",
             expected.to_str(),
-            if presented.is_empty() { "no name at all".to_owned() } else { presented.join(", ") },
+            match presented.iter().map(|name| bare(name)).collect::<Vec<_>>() {
+                names if names.is_empty() => "no name at all".to_owned(),
+                names => names.join(", "),
+            },
         ),
         CertificateError::NotValidForName => {
             "its certificate is for another name: call it by a name that the certificate has".to_owned()

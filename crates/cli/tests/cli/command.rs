@@ -51,9 +51,13 @@ impl Held {
     }
 
     pub(crate) fn announce(&mut self, address: Option<SocketAddr>) {
+        self.write(&json!({"pid": 1, "address": address}));
+    }
+
+    pub(crate) fn write(&mut self, note: &Value) {
         self.0.set_len(0).unwrap();
         self.0.rewind().unwrap();
-        write!(self.0, "{}", json!({"pid": 1, "address": address})).unwrap();
+        write!(self.0, "{note}").unwrap();
     }
 }
 

@@ -10,6 +10,7 @@
 //! * [`signals`]: Ctrl-C and SIGTERM.
 //! * [`local`]: turns without a gateway, and in its place.
 //! * [`serve`]: the gateway's start and stop.
+//! * [`tls`]: a gateway with TLS, and whose certificate is believed.
 //! * [`verify`]: proving what is stored.
 //! * [`vectors`]: the recorded behaviour of OpenClaw's own command line.
 //!
@@ -29,5 +30,6 @@ mod output;
 mod selection;
 mod serve;
 mod signals;
+mod tls;
 mod vectors;
 mod verify;
