@@ -101,6 +101,10 @@ pub(crate) struct VerifyArgs {
     /// The same for every receipt in this file, one a line
     #[arg(long = "receipts", value_name = "FILE", allow_hyphen_values = true)]
     pub(crate) receipt_file: Option<String>,
+    /// That the store is not older than these checkpoints, which a gateway appends to checkpoints.jsonl in its state
+    /// directory; keep copies of them elsewhere
+    #[arg(long, value_name = "FILE")]
+    pub(crate) against: Option<PathBuf>,
     /// Only this tenant's sessions [default: every tenant; for --session: default]
     #[arg(long, value_name = "NAME")]
     pub(crate) tenant: Option<String>,

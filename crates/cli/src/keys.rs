@@ -55,11 +55,9 @@ fn verify(home: &Home, args: &KeysVerifyArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn rotate(home: &Home, args: &KeysRotateArgs) -> Result<ExitCode, Failure> {
+    verification::find(home.state_dir()).map_err(Failure::new)?;
     let dir = StateDir::lock(home.state_dir()).map_err(occupied)?;
     let config = home.config(Overrides::default())?;
-    if watertight_engine::verification::find(home.state_dir()).is_err() {
-        return Err(Failure::new("There are no keys here yet: the first `watertight serve` makes them."));
-    }
     let engine = Engine::open(Arc::new(config), dir).await.map_err(Failure::new)?;
     let rotated = replace(&engine, args).await;
     engine.drain(Duration::ZERO).await;

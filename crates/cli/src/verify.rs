@@ -31,6 +31,7 @@ fn verify(home: &Home, args: &VerifyArgs) -> Result<ExitCode, Failure> {
         tenant: args.tenant.clone(),
         sessions: args.sessions.clone(),
         receipts: receipts(&args.receipts, args.receipt_file.as_deref())?,
+        against: args.against.clone(),
     };
     if request.receipts.is_empty() && (!args.receipts.is_empty() || args.receipt_file.is_some()) {
         return Err(Failure::new("No receipt was given: there is none in what was read."));

@@ -41,6 +41,7 @@ use crate::request::Target;
 use crate::runs::Runs;
 use crate::state_dir::{OpenError, StateDir};
 use crate::steward;
+use crate::steward::checkpoint::Checkpoints;
 use crate::tools::{Broker, Tool};
 use crate::view::{AgentView, ModelView};
 
@@ -59,6 +60,8 @@ struct Inner {
     registry: Arc<Registry>,
     sqlite: Arc<SqliteStore>,
     opened_at: UnixMillis,
+    /// While checkpoints are written.
+    checkpoints: Arc<tokio::sync::Mutex<Option<Arc<Checkpoints>>>>,
     /// Last, so that the directory is freed after everything in it is closed.
     dir: StateDir,
 }
@@ -152,7 +155,9 @@ impl Engine {
             stop: CancellationToken::new(),
         });
         let registry = Registry::new();
-        Ok(Self { inner: Arc::new(Inner { config, shared, registry, sqlite, opened_at, dir }) })
+        Ok(Self {
+            inner: Arc::new(Inner { config, shared, registry, sqlite, opened_at, checkpoints: Arc::default(), dir }),
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -276,6 +281,7 @@ impl Engine {
         }
         self.inner.shared.stop.cancel();
         self.inner.registry.ended().await;
+        self.end_checkpoints().await;
         self.state_dir().withdraw();
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The only module that holds core's `Steward`; it yields no plaintext of any session.
 
+pub(crate) mod checkpoint;
 pub mod rotation;
 pub mod verification;
 

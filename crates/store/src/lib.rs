@@ -6,6 +6,7 @@
 //! * [`authority`]: who may do what, and the log of its changes.
 //! * [`device`]: devices, those that ask to become one, and the part of the trait that keeps them.
 //! * [`error`]: what a caller can act on.
+//! * [`checkpoint`]: signed lines by which an older copy of the store is found.
 //! * [`keys`]: what is to be done with wrapped keys, and what is known of them.
 //! * [`sqlite`]: the embedded implementation: one writer thread with group commit, a few readers, a keystore apart.
 //! * [`verification`]: what a proof of the stored sessions is asked for and what it finds.
@@ -13,6 +14,7 @@
 //!   compiled for this crate's own tests only.
 
 pub mod authority;
+pub mod checkpoint;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod device;

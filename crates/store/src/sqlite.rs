@@ -9,6 +9,7 @@
 //! * [`session`], [`transcript`], [`commit`], [`list`], [`tenants`], [`recovery`]: one per family of operations.
 //! * [`authority`], [`audit`]: who may do what, and the log of its changes. [`devices`]: devices and their pairing.
 //! * [`rotation`]: new epochs and master keys. [`shredding`]: sessions and tenants that are gone for good.
+//! * [`checkpoints`]: signed checkpoints, of what [`heads`] notes.
 //! * [`verifier`]: proving what is stored, beside a process that serves it.
 //! * [`fault`]: what SQLite's and seal's errors mean to a caller.
 //!
@@ -16,10 +17,12 @@
 
 mod audit;
 mod authority;
+mod checkpoints;
 mod checks;
 mod commit;
 mod devices;
 mod fault;
+mod heads;
 mod key_status;
 mod keystore;
 mod known;
@@ -64,6 +67,7 @@ use self::authority::{Hand, Issue};
 use self::checks::StoreLock;
 use self::commit::{Context, Target};
 use self::fault::Fault;
+use self::heads::Heads;
 use self::keystore::Keystore;
 use self::known::Known;
 use self::list::Reach;
@@ -101,6 +105,8 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     vault: Arc<Vault>,
     known: Arc<Known>,
+    heads: Arc<Heads>,
+    base: checkpoints::Base,
     /// One tenant is made at a time, so that two starts of one name make one set of keys.
     bootstrap: tokio::sync::Mutex<()>,
     schema_version: u32,
@@ -149,6 +155,8 @@ impl SqliteStore {
             soundness,
             writer,
             readers: Arc::new(readers),
+            heads: Arc::new(Heads::new(vault.signer())),
+            base: checkpoints::Base::default(),
             vault: Arc::new(vault),
             known: Arc::default(),
             bootstrap: tokio::sync::Mutex::new(()),
@@ -284,8 +292,14 @@ impl SqliteStore {
             .map_err(|e| StoreError::Unavailable(e.to_string()))??
         };
         let write = move |conn: &Connection| prepared.apply(conn).map(|applied| pending.committed(applied));
-        let known = self.known.clone();
-        self.writer.submit_then(write, move |committed: &Committed| known.put(&committed.record)).await
+        let (known, heads, before) = (self.known.clone(), self.heads.clone(), (head.seq.0, head.chain));
+        self.writer
+            .submit_then(write, move |committed: &Committed| {
+                known.put(&committed.record);
+                let (record, head) = (&committed.record, &committed.head);
+                heads.moved((record.tenant(), record.id()), before, (head.seq.0, head.chain));
+            })
+            .await
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Report {
     pub runs: u64,
     /// Receipts compared.
     pub receipts: u64,
+    /// Checkpoints compared.
+    pub checkpoints: u64,
     /// The first [`Self::KEPT`] problems.
     pub problems: Vec<Problem>,
     /// Problems beyond them.
@@ -66,6 +68,9 @@ pub enum VerifyError {
     /// No tenant has this name.
     #[error("there is no tenant {0:?} in this store")]
     UnknownTenant(String),
+    /// The checkpoints cannot be read, or there is none.
+    #[error("{0}")]
+    Checkpoints(String),
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

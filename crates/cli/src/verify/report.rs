@@ -16,6 +16,9 @@ pub(super) fn as_lines(report: &Report) -> String {
         count(report.runs, "run"),
         count(report.receipts, "receipt"),
     ]
+    .into_iter()
+    .chain((report.checkpoints > 0).then(|| count(report.checkpoints, "checkpoint")))
+    .collect::<Vec<_>>()
     .join(", ");
     let problems = report.problems.len() as u64 + report.further;
     lines.push(match problems {
@@ -65,6 +68,7 @@ pub(super) fn as_json(report: &Report) -> String {
             "entries": report.entries,
             "runs": report.runs,
             "receipts": report.receipts,
+            "checkpoints": report.checkpoints,
         },
         "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
         "furtherProblems": report.further,

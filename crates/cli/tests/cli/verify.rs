@@ -66,7 +66,7 @@ async fn a_sound_directory_holds_alone_and_beside_a_gateway() {
         (ran.exit, ran.json()),
         (
             Some(0),
-            json!({"ok": true, "verified": {"sessions": 3, "entries": 8, "runs": 4, "receipts": 0}, "problems": [],
+            json!({"ok": true, "verified": {"sessions": 3, "entries": 8, "runs": 4, "receipts": 0, "checkpoints": 0}, "problems": [],
                 "furtherProblems": 0})
         )
     );

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use watertight_core::ids::UnixMillis;
@@ -10,6 +11,7 @@ use watertight_store::keys::TenantKeyStatus;
 use super::Engine;
 use crate::actor::Shared;
 use crate::error::EngineError;
+use crate::steward::checkpoint;
 use crate::steward::rotation::{OnKeyProgress, Rotated, RotationError};
 
 /// Time between two looks at whether an epoch is due, and between two checkpoints.
@@ -39,8 +41,49 @@ impl Engine {
         Ok(self.inner.shared.recovery.housekeeping().key_status().await?)
     }
 
-    /// Starts what keeps the keys in the background: what was shredded is removed, epochs turn when they are due.
+    /// Starts what keeps the keys in the background: what was shredded is removed, epochs turn when they are due, and
+    /// signed checkpoints are appended, once a minute where something changed and at the end of [`Self::drain`].
     pub fn keep_keys(&self) {
+        self.turn_epochs();
+        self.write_checkpoints();
+    }
+
+    fn write_checkpoints(&self) {
+        let shared = self.inner.shared.clone();
+        let slot = self.inner.checkpoints.clone();
+        let path = checkpoint::file(&self.inner.config, self.inner.dir.path());
+        tokio::spawn(async move {
+            let opened = shared.recovery.housekeeping().checkpoints(path.clone()).await;
+            let checkpoints = match opened {
+                Ok(checkpoints) => Arc::new(checkpoints),
+                Err(error) => {
+                    tracing::error!(file = %path.display(), %error, "checkpoints cannot be written; none are made");
+                    return;
+                }
+            };
+            *slot.lock().await = Some(checkpoints.clone());
+            let mut beat = tokio::time::interval(BEAT);
+            beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    _ = beat.tick() => {}
+                    () = checkpoints.due() => {}
+                }
+                checkpoints.append(shared.clock.now(), false).await;
+            }
+        });
+    }
+
+    /// The last checkpoint, of a store that nothing is written to any more.
+    pub(super) async fn end_checkpoints(&self) {
+        let checkpoints = self.inner.checkpoints.lock().await.take();
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.append(self.inner.shared.clock.now(), true).await;
+        }
+    }
+
+    fn turn_epochs(&self) {
         let shared = self.inner.shared.clone();
         let epoch = Duration::from_hours(u64::from(self.inner.config.keys.epoch_hours));
         tokio::spawn(async move {

@@ -1,6 +1,8 @@
 //! Proving what a state directory holds, without starting an engine: it may be in use meanwhile.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 
 use watertight_config::Config;
 use watertight_core::Steward;
@@ -24,6 +26,8 @@ pub struct Request {
     pub sessions: Vec<String>,
     /// These receipts, with the whole of their sessions.
     pub receipts: Vec<Receipt>,
+    /// The checkpoints in this file.
+    pub against: Option<PathBuf>,
 }
 
 /// Why a verification came to no result. Texts say what to do.
@@ -56,7 +60,15 @@ pub fn verify(
         receipts: request.receipts.clone(),
     };
     let verifier = open(config, dir)?;
-    Ok(verifier.verify(&Steward::from_opened_keystore(), &selection, progress)?)
+    let steward = Steward::from_opened_keystore();
+    let mut report = verifier.verify(&steward, &selection, progress)?;
+    if let Some(path) = &request.against {
+        let name = path.display().to_string();
+        let file =
+            File::open(path).map_err(|error| VerifyError::Checkpoints(format!("{name} cannot be read: {error}")))?;
+        verifier.compare(&steward, &name, BufReader::new(file), &mut report)?;
+    }
+    Ok(report)
 }
 
 /// Whether `dir` holds a store with its keystore.

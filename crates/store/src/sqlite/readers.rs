@@ -96,6 +96,15 @@ impl Readers {
         result
     }
 
+    /// A connection of its own that sees the present moment for as long as it is kept.
+    pub(super) fn snapshot(&self) -> Result<Connection, StoreError> {
+        let conn = self.connect().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        conn.execute_batch("BEGIN")?;
+        // The moment is that of the first read.
+        conn.query_row("SELECT count(*) FROM store", [], |_| Ok(()))?;
+        Ok(conn)
+    }
+
     fn put_back(&self, conn: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < CONNECTIONS + SCANS {

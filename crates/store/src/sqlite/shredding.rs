@@ -7,10 +7,10 @@ use rusqlite::{Connection, params_from_iter};
 use watertight_core::Steward;
 use watertight_core::ids::{SessionId, TenantId};
 
-use super::SqliteStore;
 use super::fault::Fault;
 use super::keystore::Shredded;
 use super::rotation::blocking;
+use super::{SqliteStore, rows};
 use crate::StoreError;
 
 /// Rows deleted in one operation of the writer.
@@ -77,10 +77,20 @@ impl SqliteStore {
             record.tenant() == what.tenant && what.session.is_none_or(|session| session == record.id())
         });
         let tables = self.writer.submit(move |conn| Ok(tables(conn, &what)?)).await?;
-        for table in tables {
+        for (table, statement) in tables {
             loop {
-                let statement = table.clone();
-                let deleted = self.writer.submit(move |conn| delete(conn, &statement, &what)).await?;
+                let statement = statement.clone();
+                let deleted = if table == "sessions" {
+                    let heads = self.heads.clone();
+                    let tell = move |ended: &Vec<Ended>| {
+                        ended
+                            .iter()
+                            .for_each(|(session, seq, chain)| heads.gone((what.tenant, *session), (*seq, *chain)));
+                    };
+                    self.writer.submit_then(move |conn| delete_sessions(conn, &statement, &what), tell).await?.len()
+                } else {
+                    self.writer.submit(move |conn| delete(conn, &statement, &what)).await?
+                };
                 if deleted < BATCH as usize {
                     break;
                 }
@@ -101,17 +111,32 @@ fn is_there(conn: &Connection, what: &Shredded) -> rusqlite::Result<bool> {
     }
 }
 
+/// A session and where it ended.
+type Ended = (SessionId, u64, [u8; 32]);
+
 fn delete(conn: &Connection, statement: &str, what: &Shredded) -> Result<usize, Fault> {
+    Ok(conn.prepare_cached(statement)?.execute(params_from_iter(values(what)))?)
+}
+
+fn delete_sessions(conn: &Connection, statement: &str, what: &Shredded) -> Result<Vec<Ended>, Fault> {
+    let mut statement = conn.prepare_cached(&format!("{statement} RETURNING session, head_seq, head_chain"))?;
+    let ended = statement.query_map(params_from_iter(values(what)), |row| {
+        Ok((SessionId::from_bytes(row.get(0)?), rows::unsigned(row, 1)?, row.get(2)?))
+    })?;
+    Ok(ended.collect::<Result<_, _>>()?)
+}
+
+fn values(what: &Shredded) -> Vec<&dyn ToSql> {
     let mut values: Vec<&dyn ToSql> = vec![what.tenant.as_bytes()];
     if let Some(session) = &what.session {
         values.push(session.as_bytes());
     }
-    Ok(conn.prepare_cached(statement)?.execute(params_from_iter(values))?)
+    values
 }
 
-/// A statement for each table that holds rows of it, which deletes a batch of them; who refers to others comes first.
+/// A statement for each table that holds rows of it, by name, which deletes a batch of them; who refers to others comes first.
 /// Found by the references between tables, so that a table to come is not forgotten.
-fn tables(conn: &Connection, what: &Shredded) -> rusqlite::Result<Vec<String>> {
+fn tables(conn: &Connection, what: &Shredded) -> rusqlite::Result<Vec<(String, String)>> {
     let root = if what.session.is_some() { "sessions" } else { "tenants" };
     let mut references = conn.prepare(
         "SELECT m.name, f.\"table\" FROM sqlite_schema m JOIN pragma_foreign_key_list(m.name) f
@@ -144,7 +169,8 @@ fn tables(conn: &Connection, what: &Shredded) -> rusqlite::Result<Vec<String>> {
         let names: Vec<String> = columns.into_iter().map(|(name, _)| name).collect();
         let key = if names.is_empty() { "rowid".to_owned() } else { names.join(", ") };
         let from = format!("SELECT {key} FROM {table} WHERE {whose} LIMIT {BATCH}");
-        statements.push(format!("DELETE FROM {table} WHERE ({key}) IN ({from})"));
+        let statement = format!("DELETE FROM {table} WHERE ({key}) IN ({from})");
+        statements.push((table, statement));
     }
     Ok(statements)
 }

@@ -1,12 +1,14 @@
 //! Reads a state directory, also while a process serves from it, and proves that what is stored is what was stored.
 //!
 //! * [`session`]: one session: rows, chain, head, generations, the runs its entries name, its receipts.
+//! * [`checkpoints`]: what was exported of the store.
 //! * [`keys`]: the wrapped keys.
 //! * [`runs`]: runs that no entry names.
 //!
 //! Nothing is written: no schema step, no count of openings, no key. Each session is read in one transaction, so a writer
 //! beside it changes nothing of what is compared. No content leaves; what is opened is dropped.
 
+mod checkpoints;
 mod keys;
 mod runs;
 mod session;
