@@ -55,6 +55,7 @@ pub(crate) async fn run(home: &Home, args: &ServeArgs) -> Result<ExitCode> {
         auth_mode: (&config.gateway.auth).into(),
         behind_tls_proxy: config.gateway.behind_tls_proxy,
         tls: tls.clone(),
+        allowed_origins: config.gateway.allowed_origins.clone(),
         ..ServerOptions::default()
     };
     let grace = options.drain_grace;

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
 use crate::environment::{
     AUTH_MODE, AUTH_PASSWORD, AUTH_TOKEN, BEHIND_TLS_PROXY, Environment, LISTEN, TLS_CERT, TLS_KEY,
 };
@@ -66,6 +68,7 @@ pub(crate) fn read(
         }
     };
 
+    let allowed_origins = allowed_origins(file.as_deref_mut(), problems);
     let in_file = TlsWords::of_file(file.as_deref_mut(), problems);
     let tls = TlsWords::of_environment(environment).unwrap_or(in_file);
     let speaks_tls = tls.is_named();
@@ -115,7 +118,25 @@ pub(crate) fn read(
         auth,
         behind_tls_proxy: proxy.is_some(),
         tls,
+        allowed_origins,
     }
+}
+
+/// Origins as browsers write them: scheme, host and, where it is not the scheme's own, port.
+fn allowed_origins(section: Option<&mut Section<'_, '_>>, problems: &Problems<'_>) -> Vec<String> {
+    let mut origins = Vec::new();
+    for Found { value, at } in section.map(|section| section.strings("allowed_origins")).unwrap_or_default() {
+        let origin = Url::parse(&value).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let whole = origin.map(|url| url.origin().ascii_serialization()).filter(|whole| *whole == value);
+        match whole {
+            Some(whole) => origins.push(whole),
+            None => problems.report(
+                &at,
+                "must be an origin as browsers send it: scheme, host and port without a path, such as https://app.example",
+            ),
+        }
+    }
+    origins
 }
 
 /// `tls_cert` and `tls_key` as written. The environment's replace the file's as a pair, so that the certificate of one

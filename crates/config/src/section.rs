@@ -109,6 +109,21 @@ impl<'d, 'i> Section<'d, 'i> {
         number
     }
 
+    /// The strings of the array under `key`, each in its place.
+    pub(crate) fn strings(&mut self, key: &'static str) -> Vec<Found<String>> {
+        let Some(array) = self.typed(key, "a list of strings", DeValue::as_array) else { return Vec::new() };
+        let mut strings = Vec::new();
+        for (index, item) in array.value.iter().enumerate() {
+            let at =
+                Place { key: format!("{}[{index}]", array.at.key), line: self.problems.line_of(item.span().start) };
+            match item.get_ref().as_str() {
+                Some(text) => strings.push(Found { value: text.to_owned(), at }),
+                None => self.problems.report(&at, "must be a string"),
+            }
+        }
+        strings
+    }
+
     /// The table under `key`.
     pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'d, 'i>> {
         let (problems, found) = (self.problems, self.typed(key, "a table", DeValue::as_table)?);

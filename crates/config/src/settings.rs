@@ -73,6 +73,8 @@ pub struct Gateway {
     pub auth: Auth,
     /// Whether a proxy in front speaks TLS; anything but a loopback address needs it, or [`Self::tls`].
     pub behind_tls_proxy: bool,
+    /// Pages that may use the gateway beside its own, as browsers write their origins.
+    pub allowed_origins: Vec<String>,
     /// The files of a listener that speaks TLS itself; none for plain text.
     pub tls: Option<TlsFiles>,
 }

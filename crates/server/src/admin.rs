@@ -149,8 +149,9 @@ impl Knock {
     fn of(parts: &Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<Peer>().cloned().ok_or_else(Problem::unauthorized)?;
         let host = request_host(&parts.headers, &parts.uri).unwrap_or_default();
-        // A page may use the API only from this gateway's own host: whatever it holds, its origin decides (§2.6).
-        if origin::judge(&parts.headers, &host, peer.address.ip().to_canonical().is_loopback()) == Page::Foreign {
+        let local = peer.address.ip().to_canonical().is_loopback();
+        // Whatever a page holds, its origin decides first (§2.6).
+        if origin::judge(&parts.headers, &host, local, &gateway.options.allowed_origins) == Page::Foreign {
             let message = "Pages of this origin may not use the gateway.";
             return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
         }

@@ -49,6 +49,8 @@ pub(crate) struct Gateway {
     pub(crate) unreadable_frames: Tally,
     /// Connections that found no place among the strangers.
     pub(crate) turned_away: Tally,
+    /// Pages of other origins that tried to connect.
+    pub(crate) foreign_pages: Tally,
     /// Connections that presented a wrong secret.
     pub(crate) wrong_secrets: Tally,
     started: Instant,
@@ -75,6 +77,7 @@ impl Gateway {
             connections: TaskTracker::new(),
             unreadable_frames: Tally::default(),
             turned_away: Tally::default(),
+            foreign_pages: Tally::default(),
             wrong_secrets: Tally::default(),
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Serving),

@@ -16,6 +16,8 @@ pub struct ServerOptions {
     pub behind_tls_proxy: bool,
     /// Certificate and key of a listener that speaks TLS; none for plain text.
     pub tls: Option<Tls>,
+    /// Origins of pages that may use the gateway beside its own: scheme, host and port, compared exactly.
+    pub allowed_origins: Vec<String>,
     /// How long active runs may go on after the shutdown.
     pub drain_grace: Duration,
     /// The clocks of a WebSocket.
@@ -31,6 +33,7 @@ impl Default for ServerOptions {
             auth_mode: AuthMode::Token,
             behind_tls_proxy: false,
             tls: None,
+            allowed_origins: Vec::new(),
             drain_grace: Duration::from_mins(5),
             timing: Timing::default(),
             limits: Limits::default(),

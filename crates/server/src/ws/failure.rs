@@ -7,6 +7,7 @@ use serde_json::json;
 use watertight_core::ErrorCode;
 use watertight_core::key::KeyError;
 use watertight_engine::EngineError;
+use watertight_engine::admission::Ended;
 use watertight_wire::openclaw::ErrorShape;
 
 use super::call::Failure;
@@ -21,6 +22,24 @@ impl From<EngineError> for Failure {
 }
 
 fn shape(error: &EngineError) -> ErrorShape {
+    match reason(error) {
+        Some(reason) => plain(error).because(reason),
+        None => plain(error),
+    }
+}
+
+/// Why, where the code alone does not say it.
+fn reason(error: &EngineError) -> Option<&'static str> {
+    match error {
+        EngineError::Key(KeyError::Reserved { .. } | KeyError::SentinelNotYours) => Some("reserved_namespace"),
+        EngineError::Key(KeyError::BadAgentId { .. } | KeyError::UnknownAgent { .. }) => Some("invalid_agent_id"),
+        EngineError::Ended(Ended::Revoked) => Some("revoked"),
+        EngineError::Ended(Ended::Expired) => Some("auth_expired"),
+        _ => None,
+    }
+}
+
+fn plain(error: &EngineError) -> ErrorShape {
     let code = error.code();
     if let EngineError::Key(KeyError::UnknownAgent { agent }) = error {
         return ErrorShape::invalid(format!("Agent \"{agent}\" no longer exists in configuration"))
@@ -38,6 +57,7 @@ fn shape(error: &EngineError) -> ErrorShape {
         }
         ErrorCode::Unavailable => ErrorShape::unavailable(text(error))
             .with_details(json!({"code": code.as_str(), "reason": "gateway-restarting"}))
+            .because("draining")
             .retry_after(RETRY_MS),
         ErrorCode::TooBusy | ErrorCode::SessionBusy | ErrorCode::StorageFull | ErrorCode::StorageUnavailable => {
             ErrorShape::unavailable(text(error)).with_code(code).retry_after(RETRY_MS)
@@ -82,6 +102,18 @@ mod tests {
         let error = shape(&EngineError::NoSession("agent:main:x".into()));
         assert_eq!((error.code, &*error.message), (WireCode::InvalidRequest, "No session found: agent:main:x"));
         assert_eq!(error.retryable, None);
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason() {
+        let reason = |error| shape(&error).details.unwrap()["reasonCode"].take();
+        assert_eq!(reason(EngineError::Key(KeyError::DotDot)), "invalid_session_key");
+        assert_eq!(reason(EngineError::Key(KeyError::Reserved { namespace: "cron" })), "reserved_namespace");
+        assert_eq!(reason(EngineError::Key(KeyError::unknown_agent("x"))), "invalid_agent_id");
+        assert_eq!(reason(EngineError::NoSession("agent:main:x".into())), "session_not_found");
+        assert_eq!(reason(EngineError::Ended(Ended::Expired)), "auth_expired");
+        assert_eq!(reason(EngineError::Draining), "draining");
+        assert_eq!(reason(EngineError::RunConflict), "idempotency_mismatch");
     }
 
     #[test]

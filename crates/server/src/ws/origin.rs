@@ -17,8 +17,9 @@ pub(crate) enum Page {
     Foreign,
 }
 
-/// Judges the `Origin` header of an upgrade. `host` is the name the client used for us.
-pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool) -> Page {
+/// Judges the `Origin` header of a request. `host` is the name the client used for us, `listed` are the origins of other
+/// pages that may.
+pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool, listed: &[String]) -> Page {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return Page::None,
@@ -29,6 +30,9 @@ pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool) -> 
         let Some(name) = origin.host_str() else { return false };
         if !matches!(origin.scheme(), "http" | "https") {
             return false;
+        }
+        if listed.contains(&origin.origin().ascii_serialization()) {
+            return true;
         }
         let name = host_name(name);
         // A page of this machine, opened on this machine.
@@ -57,12 +61,12 @@ mod tests {
     fn page(origin: &str, host: &str, local: bool) -> Page {
         let mut headers = HeaderMap::new();
         headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
-        judge(&headers, host, local)
+        judge(&headers, host, local, &["https://app.example".to_owned()])
     }
 
     #[test]
     fn a_program_has_no_page() {
-        assert_eq!(judge(&HeaderMap::new(), "localhost:1", true), Page::None);
+        assert_eq!(judge(&HeaderMap::new(), "localhost:1", true, &[]), Page::None);
     }
 
     #[test]
@@ -77,6 +81,20 @@ mod tests {
     fn a_page_of_this_machine_may_on_this_machine() {
         assert_eq!(page("http://localhost:3000", "127.0.0.1:18789", true), Page::Allowed);
         assert_eq!(page("http://localhost:3000", "gw.example", false), Page::Foreign);
+    }
+
+    #[test]
+    fn a_listed_page_may_and_nothing_that_resembles_it() {
+        assert_eq!(page("https://app.example", "gw.example", false), Page::Allowed);
+        for origin in [
+            "http://app.example",
+            "https://app.example:444",
+            "https://app.example.evil.com",
+            "https://x.app.example",
+            "https://app.example.",
+        ] {
+            assert_eq!(page(origin, "gw.example", false), Page::Foreign, "{origin}");
+        }
     }
 
     #[test]
@@ -95,6 +113,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(ORIGIN, HeaderValue::from_static("https://gw.example"));
         headers.append(ORIGIN, HeaderValue::from_static("https://evil.example"));
-        assert_eq!(judge(&headers, "gw.example", false), Page::Foreign);
+        assert_eq!(judge(&headers, "gw.example", false, &[]), Page::Foreign);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::origin::{self, Page};
 use crate::accept::Peer;
+use crate::gateway::Gateway;
 use crate::routes::{closing, request_host, text};
 
 /// What a request and the connection it came on agree on: that it goes on as a WebSocket, opened by this page. Put into
@@ -29,7 +30,7 @@ impl Agreement {
 /// `/`: upgrades to the protocol, and says so to everybody else.
 ///
 /// Neither compression nor a subprotocol is ever agreed to.
-pub(crate) async fn root(request: Request) -> Response {
+pub(crate) async fn root(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     if !request.headers().contains_key(UPGRADE) {
         let mut response =
             text(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint: connect with ws:// or wss://");
@@ -51,7 +52,18 @@ pub(crate) async fn root(request: Request) -> Response {
         return closing(text(StatusCode::BAD_REQUEST, "Bad Request"));
     };
     let host = request_host(request.headers(), request.uri()).unwrap_or_default();
-    let page = origin::judge(request.headers(), &host, peer.address.ip().to_canonical().is_loopback());
+    let local = peer.address.ip().to_canonical().is_loopback();
+    let page = origin::judge(request.headers(), &host, local, &gateway.options.allowed_origins);
+    if page == Page::Foreign {
+        // Before anything of the protocol is spoken: a browser lets any page open a socket anywhere (isolation.md §2.6).
+        if let Some(count) = gateway.foreign_pages.count() {
+            tracing::warn!(address = %peer.address, count, "a page of another origin tried to connect");
+        }
+        return closing(text(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed: pages of this origin may not connect. List it in gateway.allowed_origins.",
+        ));
+    }
     // Whoever serves the connection goes on from here.
     let _ = agreement.0.set(page);
 

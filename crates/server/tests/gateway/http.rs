@@ -197,3 +197,30 @@ async fn requests_do_not_keep_a_strangers_connection_open_for_ever() {
     drop(read);
     asking.await.expect("the socket is closed");
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_are_refused_before_the_upgrade() {
+    let options = ServerOptions { allowed_origins: vec!["https://app.example".into()], ..ServerOptions::default() };
+    let server = start(options).await;
+    let upgrade = async |origin: &str, host: &str| {
+        let head = format!("GET / HTTP/1.1\nHost: {host}\nOrigin: {origin}\nConnection: Upgrade\nUpgrade: websocket\n");
+        let request = format!("{head}Sec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\n");
+        let mut socket = TcpStream::connect(server.address).await.expect("it listens");
+        socket.write_all(request.replace('\n', "\r\n").as_bytes()).await.expect("it reads");
+        let mut line = [0; 12];
+        socket.read_exact(&mut line).await.expect("it answers");
+        String::from_utf8_lossy(&line).into_owned()
+    };
+    for foreign in [
+        "https://evil.example",
+        "null",
+        "https://app.example.evil.com",
+        "http://127.0.0.1.evil.com",
+        "https://app.example:444",
+        "http://app.example",
+    ] {
+        assert_eq!(upgrade(foreign, "127.0.0.1").await, "HTTP/1.1 403", "{foreign}");
+    }
+    assert_eq!(upgrade("https://app.example", "rebind.evil.example").await, "HTTP/1.1 403");
+    assert_eq!(upgrade("https://app.example", "127.0.0.1").await, "HTTP/1.1 101");
+}

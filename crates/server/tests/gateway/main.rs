@@ -1,6 +1,8 @@
 //! The server in this process, on a real engine with the echo model, over real sockets.
 
+mod admin;
 mod clock;
+mod devices;
 mod handshake;
 mod http;
 mod lifetime;
