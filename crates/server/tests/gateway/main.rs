@@ -3,6 +3,7 @@
 mod admin;
 mod clock;
 mod devices;
+mod devices;
 mod handshake;
 mod http;
 mod lifetime;

@@ -17,13 +17,14 @@ pub fn name(verb: Verb) -> &'static str {
     }
 }
 
-/// The names of the verbs of a set, without those that are implied.
+/// The names of the verbs of a set, as lists show them: `operator.admin` says it all, and `operator.write` includes
+/// `operator.talk`.
 pub fn names(verbs: VerbSet) -> Vec<&'static str> {
-    let held = |verb: &Verb| {
-        let alone: VerbSet = [*verb].into_iter().collect();
-        verbs.bits() & alone.bits() != 0
-    };
-    Verb::ALL.into_iter().filter(held).map(name).collect()
+    if verbs.allows(Verb::Admin) {
+        return vec![name(Verb::Admin)];
+    }
+    let said = |verb: &Verb| verbs.allows(*verb) && (*verb != Verb::Talk || !verbs.allows(Verb::Write));
+    Verb::ALL.into_iter().filter(said).map(name).collect()
 }
 
 /// The verb a name asks for; none for a name that opens nothing here.
@@ -61,6 +62,17 @@ mod tests {
             assert_eq!(self::verb(name(verb)), Some(verb));
         }
         assert_eq!(verb("operator.everything"), None);
+    }
+
+    #[test]
+    fn a_list_names_what_is_held_and_little_of_what_is_implied() {
+        assert_eq!(names(VerbSet::all()), ["operator.admin"]);
+        assert_eq!(
+            names(verbs(["operator.write", "operator.pairing"])),
+            ["operator.read", "operator.write", "operator.pairing"]
+        );
+        assert_eq!(names(verbs(["operator.talk"])), ["operator.talk"]);
+        assert!(names(VerbSet::NONE).is_empty());
     }
 
     #[test]
