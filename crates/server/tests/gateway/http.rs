@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use watertight_server::ServerOptions;
 use watertight_server::options::{Limits, Timing};
+use watertight_testkit::PATIENCE;
 
 use super::{Running, start};
 
@@ -179,6 +181,19 @@ async fn an_address_may_hold_only_so_many_connections_that_have_not_authenticate
     let length = answer.rsplit("\r\n\r\n").next().unwrap().len();
     assert!(answer.contains(&format!("Content-Length: {length}\r\n")), "{answer}");
     assert!(believed.request("health", serde_json::json!({})).await.is_ok(), "who is let in takes no place");
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_come_whole_is_not_waited_for() {
+    let timing = Timing { header: Duration::from_millis(100), ..Timing::default() };
+    let server = start(ServerOptions { timing, ..ServerOptions::default() }).await;
+    for begun in ["", "GET /healthz HTTP/1.1\r\nHost: loc"] {
+        let mut socket = TcpStream::connect(server.address).await.expect("it listens");
+        socket.write_all(begun.as_bytes()).await.expect("it reads");
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("the connection ends");
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun}");
+    }
 }
 
 #[tokio::test]
