@@ -1,5 +1,6 @@
 //! What can be asked. Every handler takes [`Admin`] first: nothing is read or parsed for a stranger.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::routing::{any, delete, get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use watertight_core::grant::{Grant, Verb, VerbSet};
-use watertight_core::ids::{CredentialId, GrantId, UnixMillis};
+use watertight_core::ids::{CredentialId, GrantId, PrincipalId, UnixMillis};
 use watertight_core::principal::PrincipalKind;
 use watertight_engine::engine::administration::{
     AuditRow, CredentialRow, DEFAULT_IDLE, DEFAULT_LIFETIME, GrantRow, Issued, NewToken, PrincipalRow, RevokeTarget,
@@ -131,12 +132,21 @@ struct Of {
 
 async fn tokens(admin: Admin, Query(of): Query<Of>) -> Answer {
     let rows = admin.gateway.engine.tokens(&admin.access, of.principal.as_deref()).await?;
-    ok(json!({"tokens": rows.iter().map(token).collect::<Vec<_>>()}))
+    let names = names(&admin).await?;
+    ok(json!({"tokens": rows.iter().map(|row| token(row, &names)).collect::<Vec<_>>()}))
 }
 
-fn token(row: &CredentialRow) -> Value {
+/// The principals' names by their ids.
+async fn names(admin: &Admin) -> Result<Names, Problem> {
+    let rows = admin.gateway.engine.principals(&admin.access).await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
+}
+
+type Names = HashMap<PrincipalId, String>;
+
+fn token(row: &CredentialRow, names: &Names) -> Value {
     json!({
-        "id": row.id.as_str(), "kind": row.kind.name(), "principal": row.principal, "scopes": row.ceiling.names(),
+        "id": row.id.as_str(), "kind": row.kind.name(), "principal": names.get(&row.principal), "scopes": row.ceiling.names(),
         "expiresAtMs": row.not_after, "idleMs": row.idle, "usedAtMs": row.used_at, "revoked": row.revoked,
         "label": row.label, "createdAtMs": row.created_at,
     })
@@ -205,12 +215,13 @@ async fn revoke(admin: Admin, target: RevokeTarget) -> Answer {
 
 async fn grants(admin: Admin, Query(of): Query<Of>) -> Answer {
     let rows = admin.gateway.engine.grants(&admin.access, of.principal.as_deref()).await?;
-    ok(json!({"grants": rows.iter().map(grant_row).collect::<Vec<_>>()}))
+    let names = names(&admin).await?;
+    ok(json!({"grants": rows.iter().map(|row| grant_row(row, names.get(&row.principal))).collect::<Vec<_>>()}))
 }
 
-fn grant_row(row: &GrantRow) -> Value {
+fn grant_row(row: &GrantRow, principal: Option<&String>) -> Value {
     json!({
-        "id": row.id, "principal": row.principal, "verbs": row.grant.verbs.names(),
+        "id": row.id, "principal": principal, "verbs": row.grant.verbs.names(),
         "prefix": row.grant.prefix.to_string(), "expiresAtMs": row.grant.not_after,
     })
 }
@@ -232,9 +243,9 @@ async fn grant(admin: Admin, Json(body): Json<NewGrant>) -> Answer {
         Some(_) => return Err(Problem::invalid("lifetimeMs must be at least 1.")),
     };
     let grant = Grant { verbs: verbs(&body.verbs)?, prefix: parse_prefix(&body.prefix)?, not_after };
-    let Admin { gateway, access } = admin;
+    let (Admin { gateway, access }, name) = (admin, body.principal.clone());
     let row = whole(async move { gateway.engine.grant(&access, &body.principal, grant).await }).await?;
-    ok(grant_row(&row))
+    ok(grant_row(&row, Some(&name)))
 }
 
 async fn ungrant(admin: Admin, Path(id): Path<String>) -> Answer {
@@ -256,7 +267,8 @@ async fn explain(admin: Admin, Query(question): Query<Question>) -> Answer {
     let verb = Verb::parse(&question.verb).ok_or_else(|| Problem::invalid("There is no such verb."))?;
     let found = admin.gateway.engine.explain(&admin.access, &question.principal, &question.key, verb).await?;
     ok(json!({
-        "allowed": found.allowed, "key": found.key, "by": found.by.as_ref().map(grant_row), "reason": found.reason,
+        "allowed": found.allowed, "key": found.key, "reason": found.reason,
+        "by": found.by.as_ref().map(|row| grant_row(row, Some(&question.principal))),
     }))
 }
 
