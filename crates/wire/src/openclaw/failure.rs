@@ -29,7 +29,7 @@ pub struct ErrorShape {
     pub code: WireCode,
     /// One sentence for people.
     pub message: String,
-    /// For programs; `details.code` is stable.
+    /// For programs; `details.code` is stable, and so is `details.reasonCode`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<Value>,
     /// Whether the same request may succeed later.
@@ -67,6 +67,7 @@ impl ErrorShape {
             "code": "MISSING_SCOPE",
             "missingScope": scope,
             "requiredScopes": [scope],
+            "reasonCode": "forbidden_scope",
         }))
     }
 
@@ -76,16 +77,51 @@ impl ErrorShape {
         Self { details: Some(details), ..self }
     }
 
-    /// The same with our stable code as `details.code`.
+    /// The same with our stable code as `details.code`, and its reason where there is one name for it.
     #[must_use]
     pub fn with_code(self, code: ErrorCode) -> Self {
-        self.with_details(json!({ "code": code.as_str() }))
+        let error = self.with_details(json!({ "code": code.as_str() }));
+        match reason(code) {
+            Some(reason) => error.because(reason),
+            None => error,
+        }
+    }
+
+    /// The same with this word as `details.reasonCode`: why, in terms that every surface shares.
+    #[must_use]
+    pub fn because(mut self, reason: &str) -> Self {
+        let details = self.details.get_or_insert_with(|| json!({}));
+        if let Some(details) = details.as_object_mut() {
+            details.insert("reasonCode".into(), reason.into());
+        }
+        self
     }
 
     /// The same request may succeed after this many milliseconds.
     #[must_use]
     pub fn retry_after(self, millis: u64) -> Self {
         Self { retryable: Some(true), retry_after_ms: Some(millis), ..self }
+    }
+}
+
+/// The word for a code among the reasons that every surface shares; none where the code says no more than that the
+/// request does not fit.
+fn reason(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::InvalidKey => Some("invalid_session_key"),
+        ErrorCode::KeyMismatch => Some("session_key_conflict"),
+        ErrorCode::UnknownAgent => Some("invalid_agent_id"),
+        ErrorCode::NotFound => Some("session_not_found"),
+        ErrorCode::Forbidden => Some("forbidden_scope"),
+        ErrorCode::TooBusy => Some("rate_limited"),
+        ErrorCode::Unavailable => Some("draining"),
+        ErrorCode::Unauthorized
+        | ErrorCode::IdempotencyMismatch
+        | ErrorCode::SessionBusy
+        | ErrorCode::IntegrityError
+        | ErrorCode::StorageFull
+        | ErrorCode::StorageUnavailable => Some(code.as_str()),
+        ErrorCode::InvalidRequest | ErrorCode::SessionChanged | ErrorCode::ProviderError | ErrorCode::Internal => None,
     }
 }
 
@@ -102,6 +138,7 @@ mod tests {
           "details": {
             "code": "MISSING_SCOPE",
             "missingScope": "operator.read",
+            "reasonCode": "forbidden_scope",
             "requiredScopes": [
               "operator.read"
             ]
@@ -118,7 +155,8 @@ mod tests {
           "code": "UNAVAILABLE",
           "message": "busy",
           "details": {
-            "code": "too_busy"
+            "code": "too_busy",
+            "reasonCode": "rate_limited"
           },
           "retryable": true,
           "retryAfterMs": 500

@@ -157,7 +157,11 @@ pub fn parse<'a, T: Deserialize<'a>>(
         None | Some("null") => "{}",
         Some(text) => text,
     };
-    let refuse = |problem: String| ErrorShape::invalid(format!("invalid {method} params: {problem}"));
+    let refuse = |problem: String| {
+        let names_a_key = ["at /sessionKey", "at /key"].iter().any(|field| problem.starts_with(field));
+        let error = ErrorShape::invalid(format!("invalid {method} params: {problem}"));
+        if names_a_key { error.because("invalid_session_key") } else { error }
+    };
     let value: Value = serde_json::from_str(text).map_err(|error| refuse(error.to_string()))?;
     if let Some(problem) = problems(shape, &value) {
         return Err(refuse(problem));
