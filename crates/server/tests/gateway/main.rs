@@ -3,7 +3,6 @@
 mod admin;
 mod clock;
 mod devices;
-mod devices;
 mod handshake;
 mod http;
 mod lifetime;
