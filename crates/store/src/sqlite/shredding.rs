@@ -83,9 +83,9 @@ impl SqliteStore {
                 let deleted = if table == "sessions" {
                     let heads = self.heads.clone();
                     let tell = move |ended: &Vec<Ended>| {
-                        ended
-                            .iter()
-                            .for_each(|(session, seq, chain)| heads.gone((what.tenant, *session), (*seq, *chain)));
+                        for (session, seq, chain) in ended {
+                            heads.gone((what.tenant, *session), (*seq, *chain));
+                        }
                     };
                     self.writer.submit_then(move |conn| delete_sessions(conn, &statement, &what), tell).await?.len()
                 } else {

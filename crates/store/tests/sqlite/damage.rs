@@ -263,6 +263,117 @@ async fn a_changed_or_missing_data_key_is_found() {
     }
 }
 
+/// P29: what is swapped between two sessions opens in neither; both take no writes, others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_swapped_between_two_sessions_harms_those_two_only() {
+    const SECOND: &str = "agent:main:second";
+    let swap = |table: &str, columns: &str, place: &str| {
+        format!(
+            "CREATE TABLE saved AS SELECT session, {place} AS place, {columns} FROM {table} WHERE session IN ($V, $S);
+             UPDATE {table} SET ({columns}) = (SELECT {columns} FROM saved
+                 WHERE saved.place = {table}.{place} AND saved.session <> {table}.session)
+                 WHERE session IN ($V, $S);
+             DROP TABLE saved;"
+        )
+    };
+    let cases = [
+        ("keys.db", "the wrapped data keys", swap("data_keys", "data_key, commitment", "key_gen")),
+        ("store.db", "every body", swap("entries", "body", "seq")),
+        ("store.db", "every body with its link", swap("entries", "body, chain", "seq")),
+        ("store.db", "key texts and descriptions", swap("sessions", "key, meta", "tenant")),
+    ];
+    for (file, what, sql) in cases {
+        let fixture = Sqlite::new();
+        let world = filled(&fixture).await;
+        let mut desk = world.desk(SECOND).await;
+        for n in 1..=5 {
+            if n == 3 {
+                world.switch(&mut desk, "second").await;
+            }
+            world.say(&mut desk, &format!("{SECOND} {n}")).await;
+        }
+        let id = async |key| world.scope(&world.operator.caller, key).await.session();
+        let (victim, second) = (id(VICTIM).await, id(SECOND).await);
+        let World { store, operator, .. } = world;
+        drop(store);
+        let conn = fixture.database(file);
+        conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        conn.execute_batch(&sql.replace("$V", &blob(victim)).replace("$S", &blob(second))).unwrap();
+        drop(conn);
+
+        let verified = verify(fixture.path(), &Selection::default());
+        let mut named: Vec<_> = verified.problems.iter().filter_map(|problem| problem.session).collect();
+        named.sort();
+        named.dedup();
+        let mut both = [victim, second];
+        both.sort();
+        assert_eq!(named, both, "{what}: {verified:?}");
+        let Subject { store, hasher } = fixture.open().await;
+        let world = World { store, hasher, operator };
+        for key in [VICTIM, SECOND] {
+            let found = read_all(&world, key).await;
+            assert!(matches!(found, Err(StoreError::Integrity(_))), "{what}, {key}: {found:?}");
+            // It takes no writes: whoever would write has to open it first.
+            let permit = world.permit(&world.operator.caller, Verb::Write, key).await;
+            let refused = match world.store.find_session(&permit).await {
+                Ok(Some(record)) => {
+                    let scope = authorize(permit, &record).unwrap();
+                    world.store.open_session(&scope).await.err()
+                }
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            assert!(matches!(refused, Some(StoreError::Integrity(_))), "{what}, {key}: {refused:?}");
+        }
+        assert_eq!(read_all(&world, OTHER).await.unwrap().len(), 5, "{what}");
+        world.say(&mut world.desk(OTHER).await, "goes on").await;
+    }
+}
+
+/// P29: rows put under another tenant are in neither tenant's reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_whose_tenants_are_swapped_are_shown_to_neither() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    let other = world.tenant("other").await;
+    let mut sessions = Vec::new();
+    for (caller, text) in [(&world.operator.caller, "secret of the first"), (&other.caller, "secret of the other")] {
+        let mut desk = world.desk_of(caller, VICTIM).await;
+        world.say(&mut desk, text).await;
+        let mut bystander = world.desk_of(caller, OTHER).await;
+        world.say(&mut bystander, "unharmed").await;
+        sessions.push((desk.scope.session(), caller.tenant(), bystander));
+    }
+    let World { store, operator, .. } = world;
+    drop(store);
+    let tenant = |n: usize| format!("x'{}'", sessions[n].1.to_string().replace('-', ""));
+    let mut sql = "PRAGMA foreign_keys = OFF;".to_owned();
+    for table in ["sessions", "entries", "generations", "session_prefixes", "runs"] {
+        for (session, to) in [(sessions[0].0, tenant(1)), (sessions[1].0, tenant(0))] {
+            sql += &format!("UPDATE {table} SET tenant = {to} WHERE session = {};", blob(session));
+        }
+    }
+    fixture.database("store.db").execute_batch(&sql).unwrap();
+
+    let verified = verify(fixture.path(), &Selection::default());
+    for (session, _, bystander) in &sessions {
+        assert!(verified.problems.iter().any(|problem| problem.session == Some(*session)), "{verified:?}");
+        assert!(verified.problems.iter().all(|problem| problem.session != Some(bystander.scope.session())));
+    }
+    let Subject { store, hasher } = fixture.open().await;
+    let world = World { store, hasher, operator };
+    for (caller, (_, _, bystander)) in [&world.operator.caller, &other.caller].into_iter().zip(&sessions) {
+        let permit = world.permit(caller, Verb::Read, VICTIM).await;
+        let found = world.store.find_session(&permit).await;
+        assert!(matches!(found, Ok(None) | Err(StoreError::Integrity(_))), "{found:?}");
+        let grants = world.store.grants(caller).await.unwrap();
+        let page = world.store.list(caller, &grants, everything()).await.unwrap();
+        let keys: Vec<_> = page.rows.iter().map(|row| row.record.key().as_str()).collect();
+        assert_eq!(keys, [OTHER]);
+        assert_eq!(world.texts(bystander).await, ["unharmed"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_anywhere_in_a_stored_body_is_found() {
     let fixture = Sqlite::new();

@@ -5,6 +5,7 @@
 
 mod authority;
 mod cancellation;
+mod checkpoints;
 mod damage;
 mod durability;
 mod keys;
