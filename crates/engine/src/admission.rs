@@ -3,11 +3,13 @@
 //! The only module that loads the records and calls core's `authenticate`, `admit` and `authorize` (architecture
 //! rule 1). Every surface, and `--local` too, comes through here.
 
+mod budget;
 mod device;
 mod live;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use watertight_config::{Auth, Config};
 use watertight_core::grant::{Grants, Verb, VerbSet};
@@ -22,6 +24,7 @@ use watertight_store::Store;
 use watertight_store::authority::GrantRow;
 use watertight_store::model::{GenerationHit, ListQuery, SessionPage, TenantRow};
 
+use budget::{Budget, Budgets};
 pub use live::{Ended, Held};
 use live::{InUse, Live};
 
@@ -33,6 +36,8 @@ use crate::error::EngineError;
 pub struct Access {
     caller: Caller,
     live: Arc<Live>,
+    /// Of a user.
+    budget: Option<Arc<Budget>>,
     home: Home,
     rules: Arc<KeyRules>,
 }
@@ -79,6 +84,7 @@ pub(crate) struct Admission {
     rules: RwLock<HashMap<TenantId, Arc<KeyRules>>>,
     strict: Arc<KeyRules>,
     in_use: InUse,
+    budgets: Budgets,
     /// The tenant whose operator runs the gateway.
     gateway: TenantId,
 }
@@ -115,6 +121,7 @@ impl Admission {
             rules: RwLock::new(by_tenant),
             strict: rules(KeyPolicy::Strict),
             in_use: InUse::default(),
+            budgets: Budgets::default(),
             gateway: operator.operator.tenant,
         }
     }
@@ -128,17 +135,33 @@ impl Admission {
         loop {
             let seen = self.in_use.changes();
             let caller = self.verified(presented).await?;
-            let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
-            let home = home_of(&caller, &grants).map_err(|_| AuthFailure::Unavailable)?;
-            // Something was revoked or granted meanwhile: look again.
-            let Some(live) = self.in_use.join(&caller, grants, seen) else { continue };
-            let rules = self.rules_of(caller.tenant());
-            let caller = match requested {
-                Some(verbs) => caller.narrowed(verbs),
-                None => caller,
-            };
-            return Ok(Access { caller, live, home, rules });
+            if let Some(access) = self.admitted(caller, seen, requested).await? {
+                return Ok(access);
+            }
         }
+    }
+
+    /// What a verified caller may do. None when something was revoked or granted since `seen`: look again.
+    async fn admitted(
+        &self,
+        caller: Caller,
+        seen: u64,
+        requested: Option<VerbSet>,
+    ) -> Result<Option<Access>, AuthFailure> {
+        let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
+        let home = home_of(&caller, &grants).map_err(|_| AuthFailure::Unavailable)?;
+        let Some(live) = self.in_use.join(&caller, grants, seen) else { return Ok(None) };
+        let (budget, rules) = (self.budget_of(&caller), self.rules_of(caller.tenant()));
+        let caller = match requested {
+            Some(verbs) => caller.narrowed(verbs),
+            None => caller,
+        };
+        Ok(Some(Access { caller, live, budget, home, rules }))
+    }
+
+    fn budget_of(&self, caller: &Caller) -> Option<Arc<Budget>> {
+        let user = caller.kind() == PrincipalKind::User;
+        user.then(|| self.budgets.of((caller.tenant(), caller.principal()), self.clock.now()))
     }
 
     async fn verified(&self, presented: Presented<'_>) -> Result<Caller, AuthFailure> {
@@ -306,7 +329,7 @@ impl Access {
         let main = watertight_core::key::AgentId::parse("main").expect("an agent id");
         let rules = KeyRules::new(KeyPolicy::Strict, watertight_core::key::Roster::single(main));
         let live = Arc::new(Live::new(&caller, grants));
-        Self { caller, live, home: Home::Operator, rules: Arc::new(rules) }
+        Self { caller, live, budget: None, home: Home::Operator, rules: Arc::new(rules) }
     }
 
     /// The most this connection may do.
@@ -361,6 +384,11 @@ impl Access {
     /// Refuses when the credential behind this has ended.
     pub(crate) fn stands(&self, now: UnixMillis) -> Result<(), EngineError> {
         self.live.ended(now).map_or(Ok(()), |why| Err(EngineError::Ended(why)))
+    }
+
+    /// Takes one request from what a user may ask for; else how long until there is one (isolation.md §2.10).
+    pub fn spend(&self, now: UnixMillis) -> Result<(), Duration> {
+        self.budget.as_ref().map_or(Ok(()), |budget| budget.take(now))
     }
 
     /// Ends `held` when the credential is revoked, or at once where it has been.

@@ -211,6 +211,10 @@ impl FromRequestParts<Arc<Gateway>> for Admin {
             }
         };
         let access = knock.judged(gateway.engine.authenticate(presented, None).await)?;
+        access.spend(gateway.engine.now()).map_err(|wait| Problem {
+            retry_after: Some(wait.as_secs().max(1)),
+            ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests. Try again shortly.")
+        })?;
         gateway.engine.touch(&access);
         Ok(Self { gateway: gateway.clone(), access })
     }

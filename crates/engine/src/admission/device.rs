@@ -6,7 +6,7 @@ use watertight_core::grant::VerbSet;
 use watertight_core::principal::{PrincipalKind, Proof};
 use watertight_seal::token::{Token, TokenKind};
 
-use super::{Access, Admission, AuthFailure, home_of};
+use super::{Access, Admission, AuthFailure};
 use crate::error::EngineError;
 
 impl Admission {
@@ -20,12 +20,9 @@ impl Admission {
         loop {
             let seen = self.in_use.changes();
             let caller = self.verified_device(device, text).await?;
-            let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
-            let home = home_of(&caller, &grants).map_err(|_| AuthFailure::Unavailable)?;
-            // Something was revoked or granted meanwhile: look again.
-            let Some(live) = self.in_use.join(&caller, grants, seen) else { continue };
-            let rules = self.rules_of(caller.tenant());
-            return Ok(Access { caller: caller.narrowed(requested), live, home, rules });
+            if let Some(access) = self.admitted(caller, seen, Some(requested)).await? {
+                return Ok(access);
+            }
         }
     }
 

@@ -102,6 +102,10 @@ impl Dispatcher {
     async fn request(&self, request: Request, bytes: usize) -> Result<(), ErrorShape> {
         let method = find(&request.method)?;
         method.authorization.check(self.client.access.verbs())?;
+        self.client.access.spend(self.gateway.engine.now()).map_err(|wait| {
+            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            ErrorShape::unavailable("Too many requests. Try again shortly.").retry_after(wait)
+        })?;
         if method.is_use() {
             self.gateway.engine.touch(&self.client.access);
         }

@@ -133,3 +133,21 @@ async fn the_description_names_every_route_and_no_other() {
     let paths: Vec<&String> = described["paths"].as_object().expect("paths").keys().collect();
     assert_eq!(paths, routes);
 }
+
+#[tokio::test]
+async fn a_user_who_asks_too_much_is_told_to_wait_and_nobody_else_is() {
+    let server = start(ServerOptions::default()).await;
+    let (alice, bob) = (user(&server, "alice").await, user(&server, "bob").await);
+    let open = server.try_client(&showing(&alice["token"])).await.expect("alice is let in");
+    let other = server.try_client(&showing(&bob["token"])).await.expect("bob is let in");
+    let asked: Vec<_> = (0..400).map(|_| open.request("agents.list", json!({}))).collect();
+    let answers = futures_util::future::join_all(asked).await;
+    let refused: Vec<&Value> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
+    assert!(!refused.is_empty(), "four bursts at once are too many");
+    for error in refused {
+        assert_eq!((&error["code"], &error["retryable"]), (&json!("UNAVAILABLE"), &json!(true)));
+        assert!(error["retryAfterMs"].as_u64().is_some_and(|wait| wait > 0), "{error}");
+    }
+    assert!(other.request("agents.list", json!({})).await.is_ok());
+    assert!(!open.is_closed());
+}

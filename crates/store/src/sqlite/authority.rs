@@ -20,6 +20,9 @@ use super::rows::{
 use crate::StoreError;
 use crate::authority::{AuditEvent, CredentialRow, GrantRow, PrincipalRow, Revoke, Revoked};
 
+/// A credential's label, where it has one.
+type SealedLabel = Option<Vec<u8>>;
+
 const FIRST_EPOCH: AuthEpoch = AuthEpoch(1);
 
 /// Who changes something, in whose tenant, and when.
@@ -396,7 +399,7 @@ fn credentials(
     conn: &Connection,
     keys: &TenantKeys,
     which: Option<&Revoke>,
-) -> Result<Vec<(CredentialColumns, Option<Vec<u8>>)>, StoreError> {
+) -> Result<Vec<(CredentialColumns, SealedLabel)>, StoreError> {
     let (filter, name): (&str, Vec<u8>) = match which {
         None => ("?2 = ?2", Vec::new()),
         Some(Revoke::Credential(id)) => ("credential = CAST(?2 AS TEXT)", id.as_str().as_bytes().to_vec()),

@@ -162,9 +162,10 @@ fn take_up(
     let keys = vault.tenant(session.tenant())?;
     let found = rows::principal(conn, &keys, raw.principal)?.ok_or(StoreError::Integrity("principal"))?;
     let (principal, auth_epoch) = (found.principal, found.auth_epoch);
-    let grants = match found.disabled {
-        true => Grants::decode(principal.tenant, principal.id, Vec::new()),
-        false => rows::grants(conn, &keys, raw.principal)?,
+    let grants = if found.disabled {
+        Grants::decode(principal.tenant, principal.id, Vec::new())
+    } else {
+        rows::grants(conn, &keys, raw.principal)?
     };
     Ok((place, OpenRun { run, session: session.clone(), principal, auth_epoch, grants }))
 }
