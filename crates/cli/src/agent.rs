@@ -8,7 +8,7 @@
 //! * [`local`]: the turn in this process.
 //! * [`terminal`]: what is printed.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod endpoint;
 mod gateway;
 mod local;

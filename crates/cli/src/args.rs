@@ -54,6 +54,12 @@ pub(crate) enum Command {
     /// Look at the configured agents
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// Look at paired devices, approve them, take from them
+    #[command(subcommand)]
+    Devices(crate::devices::DevicesCommand),
+    /// Decide about devices that ask to be paired
+    #[command(subcommand)]
+    Pairing(crate::devices::PairingCommand),
     /// Look at the keys, prove that they open, replace them
     #[command(subcommand)]
     Keys(crate::keys::args::KeysCommand),

@@ -5,6 +5,7 @@
 //! * [`admin`]: who may do what.
 //! * [`agent`]: one turn, over a gateway or in this process.
 //! * [`agents`]: the configured agents.
+//! * [`devices`]: paired devices, and those that ask to be.
 //! * [`keys`]: the keys, and replacing them.
 //! * [`verify`]: proving what is stored.
 //! * [`home`]: state directory, configuration, the operator's credential.
@@ -18,6 +19,7 @@ mod admin;
 mod agent;
 mod agents;
 mod args;
+mod devices;
 mod failure;
 mod home;
 mod keys;
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Command::Agent(args) => args.json,
         Command::Verify(args) => args.json,
         Command::Keys(command) => command.json(),
+        Command::Devices(command) => command.json(),
+        Command::Pairing(command) => command.json(),
         Command::Admin(command) => command.json(),
         Command::Serve(_) | Command::Agents(_) => false,
     };
@@ -68,6 +72,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent(args) => agent::run(&runtime, &home, &args),
         Command::Agents(AgentsCommand::List(args)) => agents::list(&home, &args).map_err(Failure::from),
         Command::Verify(args) => verify::run(&home, &args),
+        Command::Devices(command) => runtime.block_on(command.run(&home)),
+        Command::Pairing(command) => runtime.block_on(command.run(&home)),
         Command::Keys(command) => keys::run(&runtime, &home, &command),
         Command::Admin(command) => runtime.block_on(command.run(&home)),
     }

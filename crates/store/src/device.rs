@@ -255,9 +255,9 @@ pub struct NewPairing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// A new request; it takes the place of this other one of the same device.
-    New(PairingRow, Option<PairingRow>),
+    New(Box<PairingRow>, Option<Box<PairingRow>>),
     /// The same was asked before and waits.
-    Waiting(PairingRow),
+    Waiting(Box<PairingRow>),
     /// Too many wait, of this address or of all.
     TooMany,
 }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use watertight_core::device::DeviceId;
 
 /// A device that signs challenges.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ impl Device {
 
     /// `device.id`.
     pub fn id(&self) -> String {
-        Sha256::digest(self.key.verifying_key().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        DeviceId::from_bytes(Sha256::digest(self.key.verifying_key().as_bytes()).into()).to_string()
     }
 
     /// `device.publicKey`.

@@ -192,8 +192,10 @@ impl Engine {
         };
         let asked = self.store().ask_pairing(&from.device, new, now).await.map_err(unavailable)?;
         Ok(match asked {
-            Asked::New(request, superseded) => Some(Pending { tenant, request, is_new: true, superseded }),
-            Asked::Waiting(request) => Some(Pending { tenant, request, is_new: false, superseded: None }),
+            Asked::New(request, superseded) => {
+                Some(Pending { tenant, request: *request, is_new: true, superseded: superseded.map(|former| *former) })
+            }
+            Asked::Waiting(request) => Some(Pending { tenant, request: *request, is_new: false, superseded: None }),
             Asked::TooMany => None,
         })
     }

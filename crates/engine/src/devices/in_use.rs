@@ -71,7 +71,9 @@ impl InUse {
         self.changes.fetch_add(1, Ordering::SeqCst);
         let ended = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant, device));
         let open: Vec<_> = ended.iter().flatten().filter_map(Weak::upgrade).collect();
-        open.iter().for_each(|held| held.end(Ended::Revoked));
+        for held in &open {
+            held.end(Ended::Revoked);
+        }
         open.len()
     }
 }

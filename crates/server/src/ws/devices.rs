@@ -133,7 +133,9 @@ impl Audience {
     fn tell(&self, sees: impl Fn(&Keeper) -> bool, tell: impl Fn(&Outbox)) {
         let listeners: Vec<_> =
             self.lock().values().filter(|(keeper, _)| sees(keeper)).filter_map(|(_, to)| to.upgrade()).collect();
-        listeners.iter().for_each(|outbox| tell(outbox));
+        for outbox in &listeners {
+            tell(outbox);
+        }
     }
 
     /// A device asks; a request that it made before is over.
@@ -145,17 +147,23 @@ impl Audience {
         };
         if let Some(former) = superseded {
             let event = resolution(former, "rejected");
-            self.tell(sees(former), |outbox| drop(outbox.event("device.pair.resolved", &event, Need::Droppable)));
+            self.tell(sees(former), |outbox| {
+                outbox.event("device.pair.resolved", &event, Need::Droppable);
+            });
         }
         let event = PendingDevice { pairing_code: None, expires_at_ms: None, ..pending_device(request) };
-        self.tell(sees(request), |outbox| drop(outbox.event("device.pair.requested", &event, Need::Droppable)));
+        self.tell(sees(request), |outbox| {
+            outbox.event("device.pair.requested", &event, Need::Droppable);
+        });
     }
 
     fn resolved(&self, by: &Client, request: &PairingRow, decision: &'static str) {
         let (tenant, _) = by.access.identity();
         let event = resolution(request, decision);
         let sees = |keeper: &Keeper| keeper.sees(tenant, request.invited_by);
-        self.tell(sees, |outbox| drop(outbox.event("device.pair.resolved", &event, Need::Droppable)));
+        self.tell(sees, |outbox| {
+            outbox.event("device.pair.resolved", &event, Need::Droppable);
+        });
     }
 }
 

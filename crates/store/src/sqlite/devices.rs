@@ -111,6 +111,12 @@ impl DeviceStore for SqliteStore {
     fn ask_pairing<'a>(&'a self, device: &'a ProvenDevice, new: NewPairing, now: UnixMillis) -> StoreFuture<'a, Asked> {
         Box::pin(async move {
             let (keys, device) = (self.vault.tenant(new.tenant)?, device.clone());
+            // Whoever knocks again and again keeps readers busy, not the writer.
+            let (read_keys, id, same) = (keys.clone(), device.id(), new.clone());
+            let waiting = self.read(move |conn, _| waiting(conn, &read_keys, id, &same, now)).await?;
+            if let Some(row) = waiting {
+                return Ok(Asked::Waiting(Box::new(row)));
+            }
             self.writer.submit(move |conn| ask(conn, &keys, &device, new, now)).await
         })
     }
@@ -270,19 +276,41 @@ fn all_pairings(conn: &Connection, keys: &TenantKeys) -> Result<Vec<PairingRow>,
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, sealed): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        let pairing: PairingRow = open_json(keys.own(), &place("pairings", &id), &sealed)?;
-        if pairing.id.as_bytes()[..] != id {
-            return Err(StoreError::Integrity("pairing request"));
-        }
-        found.push(pairing);
+        found.push(pairing_of(keys, &id, &sealed)?);
     }
     Ok(found)
+}
+
+fn pairing_of(keys: &TenantKeys, id: &[u8], sealed: &[u8]) -> Result<PairingRow, StoreError> {
+    let row: PairingRow = open_json(keys.own(), &place("pairings", id), sealed)?;
+    if row.id.as_bytes()[..] == *id { Ok(row) } else { Err(StoreError::Integrity("pairing request")) }
 }
 
 fn forget(conn: &Connection, keys: &TenantKeys, id: PairingId) -> Result<(), Fault> {
     conn.prepare_cached("DELETE FROM pairings WHERE tenant = ?1 AND request = ?2")?
         .execute(params![keys.tenant().as_bytes(), id.as_bytes()])?;
     Ok(())
+}
+
+/// The same request of the same device, if it waits.
+fn waiting(
+    conn: &Connection,
+    keys: &TenantKeys,
+    device: DeviceId,
+    new: &NewPairing,
+    now: UnixMillis,
+) -> Result<Option<PairingRow>, StoreError> {
+    let found: Option<(Vec<u8>, Vec<u8>)> = conn
+        .prepare_cached("SELECT request, record FROM pairings WHERE tenant = ?1 AND device = ?2")?
+        .query_row(params![keys.tenant().as_bytes(), device.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((id, sealed)) = found else { return Ok(None) };
+    let row = pairing_of(keys, &id, &sealed)?;
+    Ok(Some(row).filter(|row| row.is_live(now) && is_same(row, new)))
+}
+
+fn is_same(row: &PairingRow, new: &NewPairing) -> bool {
+    (row.verbs, &row.about, row.invited_by) == (new.verbs, &new.about, new.invited_by)
 }
 
 /// A device asks to be paired, or to be given more. One request of a device waits at a time.
@@ -303,9 +331,9 @@ pub(super) fn ask(
     }
     let former = live.iter().position(|row| row.device == proven.id()).map(|at| live.swap_remove(at));
     if let Some(former) = &former
-        && (former.verbs, &former.about, former.invited_by) == (new.verbs, &new.about, new.invited_by)
+        && is_same(former, &new)
     {
-        return Ok(Asked::Waiting(former.clone()));
+        return Ok(Asked::Waiting(Box::new(former.clone())));
     }
     let [of_address, of_all] = MAX_PAIRINGS;
     if live.len() >= of_all || live.iter().filter(|row| row.source == new.source).count() >= of_address {
@@ -331,7 +359,7 @@ pub(super) fn ask(
     let sealed = seal_json(keys.own(), &place("pairings", row.id.as_bytes()), &row)?;
     conn.prepare_cached("INSERT INTO pairings (tenant, request, device, record) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![keys.tenant().as_bytes(), row.id.as_bytes(), row.device.as_bytes(), sealed])?;
-    Ok(Asked::New(row, former))
+    Ok(Asked::New(Box::new(row), former.map(Box::new)))
 }
 
 /// Decides about one request. What it names is exactly this request, and so one key: a later one of the same device has
@@ -531,7 +559,7 @@ pub(super) fn withdraw(
             let token = DeviceToken { credential: None, rotated_at: Some(hand.now), ..row.token };
             let verbs = device::rotate(row.verbs, named, keeper.verbs());
             let claim_until = Some(hand.now.plus_millis(CLAIM));
-            ("device.token.rotate", DeviceRow { token, verbs, claim_until, ..row })
+            ("device.token.rotate", DeviceRow { verbs, token, claim_until, ..row })
         }
     };
     if action != "device.remove" {
