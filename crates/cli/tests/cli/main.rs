@@ -1,5 +1,6 @@
 //! The command line, case by case, over the built program.
 //!
+//! * [`access`]: who may do what.
 //! * [`agents`]: what an unknown agent points to.
 //! * [`help`]: help texts, version, wrong command lines.
 //! * [`selection`]: which session a command names; what is refused before any dispatch, and in which order.
@@ -11,6 +12,7 @@
 //! * [`local`]: turns without a gateway, and in its place.
 //! * [`serve`]: the gateway's start and stop.
 //! * [`tls`]: a gateway with TLS, and whose certificate is believed.
+//! * [`keys`]: the keys, replacing them, and checkpoints.
 //! * [`verify`]: proving what is stored.
 //! * [`vectors`]: the recorded behaviour of OpenClaw's own command line.
 //!
@@ -18,12 +20,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod agents;
 mod command;
 mod connection;
 mod credential;
 mod fake_gateway;
 mod help;
+mod keys;
 mod local;
 mod message;
 mod output;
