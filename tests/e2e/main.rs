@@ -2,6 +2,7 @@
 //!
 //! * [`wire_vectors`]: recorded exchanges, frame by frame.
 //! * [`official_gateway_client`], [`official_openclaw_cli`]: the clients people have.
+//! * [`pairing`]: a device that pairs.
 //! * [`sealed_store`], [`restart`]: what is on disk and what survives.
 //! * [`provider_header`]: what a provider is told.
 //! * [`interleaved`]: sessions side by side.
@@ -19,6 +20,7 @@ mod endurance;
 mod interleaved;
 mod official_gateway_client;
 mod official_openclaw_cli;
+mod pairing;
 mod provider_header;
 mod queue_modes;
 mod receipts;

@@ -375,3 +375,66 @@ fn unknown_request() -> Failure {
 fn unknown_device() -> Failure {
     Failure::invalid("unknown deviceId")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use serde_json::value::RawValue;
+
+    fn vector() -> Value {
+        serde_json::from_str(include_str!("../../../../tests/vectors/device-proof.json")).unwrap()
+    }
+
+    fn judged(connect: &Value, challenge: &str, now: i64) -> Result<Option<ProvenDevice>, ErrorShape> {
+        let params = ConnectParams::parse(Some(&RawValue::from_string(connect.to_string()).unwrap())).unwrap();
+        proven(&params, challenge, UnixMillis(now))
+    }
+
+    fn refused(connect: &Value, challenge: &str, now: i64) -> Value {
+        judged(connect, challenge, now).unwrap_err().details.unwrap()["reason"].clone()
+    }
+
+    #[test]
+    fn the_published_vector_proves_its_device() {
+        let vector = vector();
+        let (connect, now) = (&vector["connect"], vector["now"].as_i64().unwrap());
+        let params = ConnectParams::parse(Some(&RawValue::from_string(connect.to_string()).unwrap())).unwrap();
+        assert_eq!(params.device_payloads().unwrap()[0], vector["payload"]);
+        let challenge = vector["challenge"].as_str().unwrap();
+        for skew in [-120_000, 0, 120_000] {
+            let device = judged(connect, challenge, now + skew).unwrap().unwrap();
+            assert_eq!(device.id().to_string(), connect["device"]["id"]);
+        }
+        for skew in [-120_001, 120_001, i64::MAX - now, i64::MIN] {
+            assert_eq!(refused(connect, challenge, now.saturating_add(skew)), "device-signature-stale");
+        }
+        assert_eq!(refused(connect, "nonce-2", now), "device-nonce-mismatch");
+    }
+
+    #[test]
+    fn a_changed_field_and_a_missing_nonce_are_refused_and_no_device_is_none() {
+        let vector = vector();
+        let (now, challenge) = (vector["now"].as_i64().unwrap(), vector["challenge"].as_str().unwrap());
+        for (at, to, reason) in [
+            ("/auth/token", "OTHER", "device-signature"),
+            ("/scopes/0", "operator.admin", "device-signature"),
+            ("/client/platform", "darwin", "device-signature"),
+            ("/client/deviceFamily", "phone", "device-signature"),
+            ("/client/mode", "cli", "device-signature"),
+            ("/client/id", "cli", "device-signature"),
+            ("/device/id", "5a67330b803d5c88757afb9328615344a89c49839a07f1f76887ad62d06a1f57", "device-id-mismatch"),
+            ("/device/publicKey", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "device-public-key"),
+            ("/device/nonce", "", "device-nonce-missing"),
+        ] {
+            let mut connect = vector["connect"].clone();
+            *connect.pointer_mut(at).unwrap() = json!(to);
+            assert_eq!(refused(&connect, challenge, now), reason, "{at}");
+        }
+        let mut connect = vector["connect"].clone();
+        connect["device"].as_object_mut().unwrap().remove("nonce");
+        assert_eq!(refused(&connect, challenge, now), "device-nonce-missing");
+        connect.as_object_mut().unwrap().remove("device");
+        assert_eq!(judged(&connect, challenge, now).unwrap(), None);
+    }
+}
