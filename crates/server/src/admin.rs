@@ -28,7 +28,7 @@ use watertight_engine::admission::{Access, AuthFailure, Presented};
 use crate::accept::Peer;
 use crate::gateway::Gateway;
 use crate::routes::request_host;
-use crate::ws::origin::{self, Page};
+use crate::ws::origin::Page;
 
 /// Largest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -151,7 +151,7 @@ impl Knock {
         let host = request_host(&parts.headers, &parts.uri).unwrap_or_default();
         let local = peer.address.ip().to_canonical().is_loopback();
         // Whatever a page holds, its origin decides first (§2.6).
-        if origin::judge(&parts.headers, &host, local, &gateway.options.allowed_origins) == Page::Foreign {
+        if gateway.page(&parts.headers, &host, local) == Page::Foreign {
             let message = "Pages of this origin may not use the gateway.";
             return Err(Problem::new(StatusCode::FORBIDDEN, "origin_not_allowed", message));
         }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http::HeaderMap;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use crate::limit::{FailedLogins, Strangers};
 use crate::options::ServerOptions;
 use crate::tally::Tally;
 use crate::ws::devices::Audience;
+use crate::ws::origin::{self, Page};
 use crate::ws::presence::Roll;
 
 /// How far the server is.
@@ -120,6 +122,12 @@ impl Gateway {
     pub(crate) fn url(&self) -> String {
         let scheme = if self.options.tls.is_some() { "wss" } else { "ws" };
         format!("{scheme}://{}", SocketAddr::new(self.address, self.port))
+    }
+
+    /// Which page a request comes from, as its headers say. `host` is the name the client used for us.
+    pub(crate) fn page(&self, headers: &HeaderMap, host: &str, peer_is_loopback: bool) -> Page {
+        let options = &self.options;
+        origin::judge(headers, host, peer_is_loopback, options.tls.is_some(), &options.allowed_origins)
     }
 
     pub(crate) fn uptime_ms(&self) -> u64 {

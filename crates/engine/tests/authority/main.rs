@@ -307,3 +307,42 @@ async fn a_name_that_a_key_could_not_hold_is_refused() {
     let again = world.engine.add_principal(&world.operator, "alice", PrincipalKind::User, true).await;
     assert!(matches!(again, Err(EngineError::Invalid(_))));
 }
+
+/// How long it takes to let a caller in and to admit it to a session, printed; the number of principals by
+/// `WATERTIGHT_PRINCIPALS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: cargo test --release -p watertight-engine --test authority cost -- --ignored --nocapture"]
+async fn cost_of_authentication_and_admission() {
+    const ROUNDS: u32 = 20_000;
+    let count: usize =
+        std::env::var("WATERTIGHT_PRINCIPALS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let world = World::open().await;
+    let (engine, operator) = (&world.engine, &world.operator);
+    for block in (0..count).collect::<Vec<_>>().chunks(512) {
+        let made = block.iter().map(|n| async move {
+            engine.add_principal(operator, &format!("user-{n}"), PrincipalKind::User, true).await.unwrap()
+        });
+        futures_util::future::join_all(made).await;
+    }
+    let mut tokens = Vec::new();
+    for n in 0..100 {
+        tokens.push(world.token(&format!("user-{}", n * (count / 100)), &[Verb::Read, Verb::Write], false).await);
+    }
+    let each = |took: Duration| took.as_secs_f64() * 1e6 / f64::from(ROUNDS);
+    let began = std::time::Instant::now();
+    for round in 0..ROUNDS {
+        let token = &tokens[round as usize % tokens.len()].token;
+        engine.authenticate(Presented::Secret(token), None).await.unwrap();
+    }
+    let entering = each(began.elapsed());
+    let alice = world.enter(&tokens[0].token).await.unwrap();
+    let target = Target::of_key("agent:main:user:user-0:notes");
+    let began = std::time::Instant::now();
+    for _ in 0..ROUNDS {
+        engine.describe(&alice, &target).await.unwrap();
+    }
+    println!(
+        "{count} principals: authenticate {entering:.1} us, admit and find a session {:.1} us",
+        each(began.elapsed())
+    );
+}

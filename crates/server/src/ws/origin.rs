@@ -18,8 +18,8 @@ pub(crate) enum Page {
 }
 
 /// Judges the `Origin` header of a request. `host` is the name the client used for us, `listed` are the origins of other
-/// pages that may.
-pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool, listed: &[String]) -> Page {
+/// pages that may. Of a gateway that speaks TLS (`tls`) a page without it is not its own.
+pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool, tls: bool, listed: &[String]) -> Page {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return Page::None,
@@ -36,7 +36,8 @@ pub(crate) fn judge(headers: &HeaderMap, host: &str, peer_is_loopback: bool, lis
         }
         let name = host_name(name);
         // A page of this machine, opened on this machine.
-        (peer_is_loopback && is_loopback_name(name)) || is_same_host(&origin, name, host)
+        (peer_is_loopback && is_loopback_name(name))
+            || (is_same_host(&origin, name, host) && (!tls || origin.scheme() == "https"))
     });
     if allowed { Page::Allowed } else { Page::Foreign }
 }
@@ -61,12 +62,12 @@ mod tests {
     fn page(origin: &str, host: &str, local: bool) -> Page {
         let mut headers = HeaderMap::new();
         headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
-        judge(&headers, host, local, &["https://app.example".to_owned()])
+        judge(&headers, host, local, false, &["https://app.example".to_owned()])
     }
 
     #[test]
     fn a_program_has_no_page() {
-        assert_eq!(judge(&HeaderMap::new(), "localhost:1", true, &[]), Page::None);
+        assert_eq!(judge(&HeaderMap::new(), "localhost:1", true, false, &[]), Page::None);
     }
 
     #[test]
@@ -75,6 +76,16 @@ mod tests {
         assert_eq!(page("https://gw.example", "gw.example:443", false), Page::Allowed);
         assert_eq!(page("http://gw.example:18789", "gw.example:18789", false), Page::Allowed);
         assert_eq!(page("http://[2001:db8::1]:80", "[2001:db8::1]", false), Page::Allowed);
+    }
+
+    #[test]
+    fn a_page_without_tls_is_no_page_of_a_host_with_tls() {
+        let from = |origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            judge(&headers, "gw.example", false, true, &[])
+        };
+        assert_eq!((from("http://gw.example"), from("https://gw.example")), (Page::Foreign, Page::Allowed));
     }
 
     #[test]
@@ -113,6 +124,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(ORIGIN, HeaderValue::from_static("https://gw.example"));
         headers.append(ORIGIN, HeaderValue::from_static("https://evil.example"));
-        assert_eq!(judge(&headers, "gw.example", false, &[]), Page::Foreign);
+        assert_eq!(judge(&headers, "gw.example", false, false, &[]), Page::Foreign);
     }
 }

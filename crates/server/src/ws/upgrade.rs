@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::origin::{self, Page};
+use super::origin::Page;
 use crate::accept::Peer;
 use crate::gateway::Gateway;
 use crate::routes::{closing, request_host, text};
@@ -53,7 +53,7 @@ pub(crate) async fn root(State(gateway): State<Arc<Gateway>>, request: Request) 
     };
     let host = request_host(request.headers(), request.uri()).unwrap_or_default();
     let local = peer.address.ip().to_canonical().is_loopback();
-    let page = origin::judge(request.headers(), &host, local, &gateway.options.allowed_origins);
+    let page = gateway.page(request.headers(), &host, local);
     if page == Page::Foreign {
         // Before anything of the protocol is spoken: a browser lets any page open a socket anywhere (isolation.md §2.6).
         if let Some(count) = gateway.foreign_pages.count() {

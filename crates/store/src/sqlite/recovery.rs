@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use watertight_core::grant::Grants;
 use watertight_core::ids::{EntryId, SessionId, TenantId, UnixMillis};
 
 use super::fault::Fault;
@@ -162,11 +161,7 @@ fn take_up(
     let keys = vault.tenant(session.tenant())?;
     let found = rows::principal(conn, &keys, raw.principal)?.ok_or(StoreError::Integrity("principal"))?;
     let (principal, auth_epoch) = (found.principal, found.auth_epoch);
-    let grants = if found.disabled {
-        Grants::decode(principal.tenant, principal.id, Vec::new())
-    } else {
-        rows::grants(conn, &keys, raw.principal)?
-    };
+    let grants = rows::grants(conn, &keys, raw.principal)?;
     Ok((place, OpenRun { run, session: session.clone(), principal, auth_epoch, grants }))
 }
 

@@ -321,15 +321,17 @@ pub(in crate::sqlite) fn grant_place(row: &[u8]) -> Place<'_> {
     Place { lifecycle: 0, generation: 0, table: "grants", column: "prefix", row, seq: 0, role: 0 }
 }
 
-/// The grants of a principal.
+/// The grants of a principal; none of one that is disabled.
 pub(in crate::sqlite) fn grants(
     conn: &Connection,
     keys: &TenantKeys,
     principal: PrincipalId,
 ) -> Result<Grants, StoreError> {
-    let mut statement = conn
-        .prepare_cached("SELECT grant_id, verbs, prefix, not_after FROM grants WHERE tenant = ?1 AND principal = ?2")?;
-    let mut rows = statement.query((keys.tenant().as_bytes(), principal.as_bytes()))?;
+    let owner = self::principal(conn, keys, principal)?.ok_or(StoreError::Integrity("principal"))?;
+    let mut statement = conn.prepare_cached(
+        "SELECT grant_id, verbs, prefix, not_after FROM grants WHERE tenant = ?1 AND principal = ?2 AND NOT ?3",
+    )?;
+    let mut rows = statement.query((keys.tenant().as_bytes(), principal.as_bytes(), owner.disabled))?;
     let mut rules = Vec::new();
     while let Some(row) = rows.next()? {
         let grant: [u8; 16] = row.get(0)?;
@@ -340,6 +342,5 @@ pub(in crate::sqlite) fn grants(
         let segments: Vec<String> = open_json(keys.own(), &grant_place(&name), &sealed)?;
         rules.push(Grant { verbs, prefix: KeyPrefix::from_segments(segments), not_after });
     }
-    let name = self::principal(conn, keys, principal)?.ok_or(StoreError::Integrity("principal"))?.name(keys)?;
-    Ok(Grants::decode(keys.tenant(), principal, rules).named(name))
+    Ok(Grants::decode(keys.tenant(), principal, rules).named(owner.name(keys)?))
 }
