@@ -48,6 +48,7 @@ impl Place {
 const FUNCTIONS: &[(&[&str], &[Place])] = &[
     (&["authenticate", "admit", "authorize"], &[Place::Core, Place::Admission, Place::Conformance, Place::Testkit]),
     (&["authenticate_device", "keep_devices"], &[Place::Core, Place::Admission, Place::Conformance]),
+    (&["administer", "redeem"], &[Place::Core, Place::Admission, Place::Conformance]),
     (&["readmit"], &[Place::Core, Place::Housekeeping, Place::Conformance, Place::Testkit]),
 ];
 

@@ -166,12 +166,6 @@ impl Grants {
         Self { name: Some(name), ..self }
     }
 
-    /// The same principal's, as they are now.
-    #[must_use]
-    pub fn with_rules(&self, rules: Vec<Grant>) -> Self {
-        Self { rules, name: self.name.clone(), ..*self }
-    }
-
     /// The principal's name in its tenant, under which its bare keys live.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()

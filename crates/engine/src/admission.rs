@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use watertight_config::{Auth, Config};
 use watertight_core::grant::{Grants, Verb, VerbSet};
 use watertight_core::ids::{CredentialId, GenerationId, PrincipalId, RunId, TenantId, UnixMillis};
@@ -21,7 +22,6 @@ use watertight_core::scope::{Refresh, administer, admit, authenticate, authorize
 use watertight_core::{Caller, KeyPermit, SessionScope, TenantAdmin};
 use watertight_seal::token::{Token, TokenHasher, TokenKind};
 use watertight_store::Store;
-use watertight_store::authority::GrantRow;
 use watertight_store::model::{GenerationHit, ListQuery, SessionPage, TenantRow};
 
 use budget::{Budget, Budgets};
@@ -85,6 +85,7 @@ pub(crate) struct Admission {
     strict: Arc<KeyRules>,
     in_use: InUse,
     budgets: Budgets,
+    regranting: Mutex<()>,
     /// The tenant whose operator runs the gateway.
     gateway: TenantId,
 }
@@ -122,6 +123,7 @@ impl Admission {
             strict: rules(KeyPolicy::Strict),
             in_use: InUse::default(),
             budgets: Budgets::default(),
+            regranting: Mutex::default(),
             gateway: operator.operator.tenant,
         }
     }
@@ -209,9 +211,14 @@ impl Admission {
         self.in_use.revoke_family(tenant, family)
     }
 
+    /// Held from reading what a principal is granted to [`Self::regrant`].
+    pub(crate) fn regranting(&self) -> &Mutex<()> {
+        &self.regranting
+    }
+
     /// Gives a principal's credentials in use what it is granted now.
-    pub(crate) fn regrant(&self, tenant: TenantId, principal: PrincipalId, rows: &[GrantRow]) {
-        self.in_use.regrant(tenant, principal, rows);
+    pub(crate) fn regrant(&self, tenant: TenantId, principal: PrincipalId, grants: &Grants) {
+        self.in_use.regrant(tenant, principal, grants);
     }
 
     /// Whether a text is an operator token of the tenant whose operator the configuration gives a secret of its own.

@@ -190,6 +190,9 @@ pub trait Store: device::DeviceStore + Send + Sync + 'static {
     /// Grants of the tenant, all or one principal's, the ended ones too.
     fn grant_rows<'a>(&'a self, admin: &'a TenantAdmin, of: Option<PrincipalId>) -> StoreFuture<'a, Vec<GrantRow>>;
 
+    /// What a principal of the tenant is granted now, to be used in its name; an error when there is no such principal.
+    fn grants_of<'a>(&'a self, admin: &'a TenantAdmin, principal: PrincipalId) -> StoreFuture<'a, Grants>;
+
     /// Up to `limit` events after `after` (at most 1,000), oldest first, each verified to follow the one before.
     fn audit<'a>(&'a self, admin: &'a TenantAdmin, after: u64, limit: u32) -> StoreFuture<'a, Vec<AuditRow>>;
 

@@ -608,6 +608,11 @@ impl Store for SqliteStore {
         Box::pin(self.read(move |conn, vault| authority::grant_rows(conn, &*vault.tenant(tenant)?, of)))
     }
 
+    fn grants_of<'a>(&'a self, admin: &'a TenantAdmin, principal: PrincipalId) -> StoreFuture<'a, Grants> {
+        let tenant = admin.tenant();
+        Box::pin(self.look_up(move |conn, vault| rows::grants(conn, &*vault.tenant(tenant)?, principal)))
+    }
+
     fn audit<'a>(&'a self, admin: &'a TenantAdmin, after: u64, limit: u32) -> StoreFuture<'a, Vec<AuditRow>> {
         let tenant = admin.tenant();
         Box::pin(self.read(move |conn, vault| audit::page(conn, &*vault.tenant(tenant)?, after, limit)))

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use watertight_core::Caller;
-use watertight_core::grant::{Grant, Grants};
+use watertight_core::grant::Grants;
 use watertight_core::ids::{CredentialId, PrincipalId, TenantId, UnixMillis};
 use watertight_core::principal::{CredentialTerms, Family};
-use watertight_store::authority::GrantRow;
 
 /// The store is told of a credential's use this often, in milliseconds.
 const TOUCH_EVERY: u64 = 60_000;
@@ -184,14 +183,11 @@ impl InUse {
     }
 
     /// Gives all of a principal's the grants it has now.
-    pub(super) fn regrant(&self, tenant: TenantId, principal: PrincipalId, rows: &[GrantRow]) {
+    pub(super) fn regrant(&self, tenant: TenantId, principal: PrincipalId, grants: &Grants) {
         self.changes.fetch_add(1, Ordering::SeqCst);
-        let rules: Vec<Grant> = rows.iter().map(|row| row.grant.clone()).collect();
         let all = lock(&self.all);
         let theirs = all.iter().filter(|((of, id, _), _)| *of == tenant && *id == principal);
-        theirs
-            .filter_map(|(_, live)| live.upgrade())
-            .for_each(|live| live.set_grants(live.grants().with_rules(rules.clone())));
+        theirs.filter_map(|(_, live)| live.upgrade()).for_each(|live| live.set_grants(grants.clone()));
     }
 }
 

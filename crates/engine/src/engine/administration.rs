@@ -287,8 +287,10 @@ impl Engine {
     /// Gives open connections of a principal what it is granted now.
     async fn regrant(&self, principal: PrincipalId, admin: &TenantAdmin) -> Result<(), EngineError> {
         let Shared { store, admission, .. } = &*self.inner.shared;
-        let rows = store.grant_rows(admin, Some(principal)).await?;
-        admission.regrant(admin.tenant(), principal, &rows);
+        // One after the other: what was read first must not be set last.
+        let _turn = admission.regranting().lock().await;
+        let grants = store.grants_of(admin, principal).await?;
+        admission.regrant(admin.tenant(), principal, &grants);
         Ok(())
     }
 
