@@ -25,7 +25,7 @@ fn next_turn(tenant: &TenantKeyStatus, lasts: Duration) -> Option<UnixMillis> {
 }
 
 pub(super) fn status_as_lines(tenants: &[TenantKeyStatus], lasts: Duration, now: UnixMillis) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for tenant in tenants {
         let age = newest(tenant).and_then(|epoch| epoch.since);
         let age = age.map_or_else(|| "of unknown age".to_owned(), |since| format!("{} old", span(now.0 - since.0)));
@@ -33,14 +33,14 @@ pub(super) fn status_as_lines(tenants: &[TenantKeyStatus], lasts: Duration, now:
             Some(at) if at.0 > now.0 => format!("turns in {}", span(at.0 - now.0)),
             _ => "its turn is due".to_owned(),
         };
-        text += &format!("{}: epoch {}, {age}, {turn}\n", name(tenant), tenant.epoch);
+        lines.push(format!("{}: epoch {}, {age}, {turn}", name(tenant), tenant.epoch));
         for epoch in &tenant.epochs {
             let left = if epoch.epoch == tenant.epoch { "" } else { ", still to be wrapped anew" };
-            text += &format!("  epoch {}: {}{left}\n", epoch.epoch, count(epoch.data_keys, "data key"));
+            lines.push(format!("  epoch {}: {}{left}", epoch.epoch, count(epoch.data_keys, "data key")));
         }
-        text += &format!("  kept ready for new sessions: {}\n", tenant.pooled);
+        lines.push(format!("  kept ready for new sessions: {}", tenant.pooled));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 pub(super) fn status_as_json(tenants: &[TenantKeyStatus], lasts: Duration) -> String {
@@ -99,19 +99,17 @@ pub(super) fn keys_as_json(report: &KeyReport) -> String {
 }
 
 pub(super) fn rotated_as_lines(rotated: &[Rotated]) -> String {
-    let mut text = String::new();
-    for Rotated { tenant, turned } in rotated {
-        text +=
-            &format!("{}: epoch {}, {} wrapped anew", shown(tenant), turned.epoch, count(turned.rewrapped, "data key"));
-        if turned.damaged > 0 {
-            text += &format!(
-                "; {} do not open, so the key that wraps them is kept: see `watertight keys verify`",
-                turned.damaged
-            );
-        }
-        text += "\n";
-    }
-    text
+    let line = |Rotated { tenant, turned }: &Rotated| {
+        let damaged = match turned.damaged {
+            0 => String::new(),
+            damaged => {
+                format!("; {damaged} do not open, so the key that wraps them is kept: see `watertight keys verify`")
+            }
+        };
+        let rewrapped = count(turned.rewrapped, "data key");
+        format!("{}: epoch {}, {rewrapped} wrapped anew{damaged}\n", shown(tenant), turned.epoch)
+    };
+    rotated.iter().map(line).collect::<Vec<_>>().concat()
 }
 
 pub(super) fn rotated_as_json(rotated: &[Rotated]) -> String {

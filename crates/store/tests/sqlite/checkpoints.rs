@@ -168,10 +168,10 @@ async fn an_older_copy_of_one_sessions_rows_is_found() {
     let mut restore =
         format!("PRAGMA foreign_keys = OFF; ATTACH '{}' AS old;", yesterday.path().join("store.db").display());
     for table in ["sessions", "entries", "generations", "runs", "session_prefixes"] {
-        restore += &format!(
-            "DELETE FROM {table} WHERE session = {0}; INSERT INTO {table} SELECT * FROM old.{table} WHERE session = {0};",
-            blob(id)
-        );
+        restore.extend([
+            format!("DELETE FROM {table} WHERE session = {};", blob(id)),
+            format!("INSERT INTO {table} SELECT * FROM old.{table} WHERE session = {};", blob(id)),
+        ]);
     }
     fixture.database("store.db").execute_batch(&restore).unwrap();
     // From inside it cannot be seen; by the checkpoint it can.
@@ -265,7 +265,7 @@ async fn changed_missing_and_foreign_lines_are_found() {
         exported.append(&store, false);
     }
     let lines: Vec<&str> = exported.lines.lines().collect();
-    let text = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let text = |lines: &[&str]| lines.join("\n") + "\n";
     // From any point on, and with the last line cut by a kill, it is sound.
     assert!(compare(fixture.path(), &text(&lines[1..])).holds());
     assert!(compare(fixture.path(), &format!("{}{}", text(&lines[..2]), &lines[2][..40])).holds());

@@ -350,7 +350,7 @@ async fn sessions_whose_tenants_are_swapped_are_shown_to_neither() {
     let mut sql = "PRAGMA foreign_keys = OFF;".to_owned();
     for table in ["sessions", "entries", "generations", "session_prefixes", "runs"] {
         for (session, to) in [(sessions[0].0, tenant(1)), (sessions[1].0, tenant(0))] {
-            sql += &format!("UPDATE {table} SET tenant = {to} WHERE session = {};", blob(session));
+            sql.extend([format!("UPDATE {table} SET tenant = {to} WHERE session = {};", blob(session))]);
         }
     }
     fixture.database("store.db").execute_batch(&sql).unwrap();
