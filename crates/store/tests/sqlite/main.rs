@@ -7,6 +7,7 @@ mod authority;
 mod cancellation;
 mod checkpoints;
 mod damage;
+mod devices;
 mod durability;
 mod keys;
 mod opening;
