@@ -7,7 +7,7 @@
 
 mod apply;
 pub(crate) mod args;
-mod client;
+pub(crate) mod client;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -51,6 +51,9 @@ pub(crate) enum Command {
     Agent(Box<AgentArgs>),
     #[command(flatten)]
     Admin(AdminCommand),
+    /// Find what is weak in this deployment
+    #[command(subcommand)]
+    Security(crate::security::SecurityCommand),
     /// Look at the configured agents
     #[command(subcommand)]
     Agents(AgentsCommand),

@@ -8,6 +8,7 @@
 //! * [`devices`]: paired devices, and those that ask to be.
 //! * [`keys`]: the keys, and replacing them.
 //! * [`verify`]: proving what is stored.
+//! * [`security`]: what is weak in a deployment.
 //! * [`home`]: state directory, configuration, the operator's credential.
 //! * [`failure`]: how a command fails.
 //! * [`memory`]: keeps secrets out of core dumps.
@@ -25,6 +26,7 @@ mod home;
 mod keys;
 mod logging;
 mod memory;
+mod security;
 mod serve;
 mod signals;
 mod tls;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Devices(command) => command.json(),
         Command::Pairing(command) => command.json(),
         Command::Admin(command) => command.json(),
+        Command::Security(command) => command.json(),
         Command::Serve(_) | Command::Agents(_) => false,
     };
     run(cli).unwrap_or_else(|failure| failure.report(json))
@@ -76,6 +79,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pairing(command) => runtime.block_on(command.run(&home)),
         Command::Keys(command) => keys::run(&runtime, &home, &command),
         Command::Admin(command) => runtime.block_on(command.run(&home)),
+        Command::Security(command) => runtime.block_on(security::run(&home, &command)),
     }
 }
 

@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Where requests go.
-pub(super) enum Client {
+pub(crate) enum Client {
     /// A gateway that runs.
     Gateway(Box<Endpoint>),
     /// This process.
@@ -42,7 +42,7 @@ pub(super) enum Client {
 }
 
 /// A gateway for this command alone.
-pub(super) struct Local {
+pub(crate) struct Local {
     address: std::net::SocketAddr,
     secret: Option<Secret>,
     stop: DropGuard,
@@ -50,7 +50,7 @@ pub(super) struct Local {
 }
 
 impl Client {
-    pub(super) async fn find(home: &Home, reach: &Reach) -> Result<Self, Failure> {
+    pub(crate) async fn find(home: &Home, reach: &Reach) -> Result<Self, Failure> {
         let args = AgentArgs {
             url: reach.url.clone(),
             token: reach.token.clone(),
@@ -64,7 +64,7 @@ impl Client {
     }
 
     /// Asks, and gives the answer's JSON. What the gateway refuses is a failure in its words.
-    pub(super) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let answer = match self {
             Self::Here(local) => {
                 let stream = TcpStream::connect(local.address).await.map_err(lost)?;
@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// Ends what was started for the command.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         if let Self::Here(Local { stop, server, .. }) = self {
             drop(stop);
             let _ = server.await;

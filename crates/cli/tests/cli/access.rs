@@ -110,3 +110,24 @@ async fn what_is_wrong_is_said_in_words_and_changes_nothing() {
         assert!(ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
     }
 }
+
+#[tokio::test]
+async fn what_is_weak_is_named_with_how_to_mend_it() {
+    let setup = setup().config(
+        "[gateway]\nallowed_origins = ['http://app.example']\n[[agents]]\nid = 'main'\nmodel = 'far/m'\n\
+         [providers.far]\nkind = 'openai'\nbase_url = 'http://models.example/v1'\nsession_header = 'raw'\n",
+    );
+    user(&setup, "alice").await;
+    let endless = ["token", "issue", "--principal", "alice", "--scopes", "admin", "--lifetime", "0"];
+    done(&setup, &endless).await;
+    let audit = run(&setup, &["security", "audit", "--json"]).await;
+    assert_eq!(audit.exit, Some(1), "{audit:?}");
+    let found = audit.json();
+    let mut codes: Vec<&str> =
+        found["findings"].as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect();
+    codes.sort_unstable();
+    let expected = ["master_key_beside_store", "origin_without_tls", "provider_without_tls", "raw_session_header"];
+    assert_eq!(codes, [&expected[..], &["token_without_end"]].concat(), "{found:#}");
+    let text = run(&setup, &["security", "audit"]).await.stdout;
+    assert!(text.starts_with("critical  ") && text.contains("Use its https address."), "{text}");
+}
