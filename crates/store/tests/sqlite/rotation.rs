@@ -314,6 +314,14 @@ async fn the_keys_of_a_hundred_thousand_sessions_turn_while_serving() {
         at(50),
         at(99),
     );
+    let steward = Steward::from_opened_keystore();
+    let gone = world.scope(&world.operator.caller, "agent:main:s1").await.session();
+    let start = Instant::now();
+    assert!(store.shred_session(&steward, tenant, gone).await.unwrap());
+    println!("one session shredded in {:.1?}", start.elapsed());
+    let start = Instant::now();
+    store.watch_heads(&steward).await.unwrap();
+    println!("the first look at all sessions for checkpoints took {:.1?}", start.elapsed());
     assert!(turned.rewrapped as usize >= sessions);
     assert_eq!((turned.damaged, turned.epochs_left), (0, 0));
 }
