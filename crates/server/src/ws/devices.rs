@@ -63,7 +63,7 @@ pub(crate) fn proven(
 }
 
 fn refusal(message: &str, code: &str, reason: &str) -> ErrorShape {
-    ErrorShape::invalid(message).with_details(json!({"code": code, "reason": reason}))
+    ErrorShape::invalid(message).with_details(json!({"code": code, "reason": reason})).because("unauthorized")
 }
 
 /// What a client says of itself, cut to what a list shows.
@@ -106,7 +106,8 @@ pub(crate) fn pairing_required(params: &ConnectParams, request: &PairingRow, app
         details["approvedRoles"] = json!([ROLE]);
         details["approvedScopes"] = json!(scope::names(held));
     }
-    ErrorShape::not_paired(format!("pairing required: {why} (requestId: {})", request.id)).with_details(details)
+    let message = format!("pairing required: {why} (requestId: {})", request.id);
+    ErrorShape::not_paired(message).with_details(details).because("unauthorized")
 }
 
 /// The connections that hear of pairing.
