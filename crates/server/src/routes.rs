@@ -53,10 +53,10 @@ fn refuse_host(gateway: &Gateway, request: &Request) -> Option<Response> {
     };
     let guarded = gateway.address.is_loopback() && !gateway.options.behind_tls_proxy;
     (guarded && !is_loopback_name(host_name(&host))).then(|| {
-        text(
+        closing(text(
             StatusCode::FORBIDDEN,
-            "This gateway listens on loopback and answers only to localhost, 127.0.0.1 or [::1] as its host name",
-        )
+            "origin_not_allowed: this gateway listens on loopback and answers only to localhost, 127.0.0.1 or [::1] as its host name.",
+        ))
     })
 }
 

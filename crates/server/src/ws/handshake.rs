@@ -143,6 +143,7 @@ fn check_page(params: &ConnectParams, page: Page) -> Result<(), ErrorShape> {
         return Err(error.with_details(json!({
             "code": "CONTROL_UI_ORIGIN_NOT_ALLOWED",
             "reason": if page == Page::None { "origin missing" } else { "origin not allowed" },
+            "reasonCode": "origin_not_allowed",
         })));
     }
     Ok(())
@@ -181,7 +182,8 @@ async fn authenticate(
         (Ok(Arrival::Pair(wanting)), Some(newcomer)) => Err(ask(gateway, peer, params, wanting, newcomer).await),
         (Ok(Arrival::Pair(_)) | Err(AuthFailure::Missing), _) => Err(Denial::policy(
             ErrorShape::not_paired("device identity required")
-                .with_details(json!({"code": "DEVICE_IDENTITY_REQUIRED"})),
+                .with_details(json!({"code": "DEVICE_IDENTITY_REQUIRED"}))
+                .because("unauthorized"),
         )),
         (Err(AuthFailure::Unavailable), _) => Err(unavailable()),
         (Err(AuthFailure::Mismatch), _) => Err(Denial::policy(mismatch(gateway.options.auth_mode, &secrets, code))),
@@ -270,12 +272,13 @@ fn rate_limited(what: &str, wait: u64) -> Denial {
 }
 
 fn unauthorized(message: &str, code: &str, reason: &str, next: &str) -> ErrorShape {
-    ErrorShape::invalid(message).with_details(json!({
+    let error = ErrorShape::invalid(message).with_details(json!({
         "code": code,
         "authReason": reason,
         "canRetryWithDeviceToken": false,
         "recommendedNextStep": next,
-    }))
+    }));
+    error.because(if reason == "rate_limited" { reason } else { "unauthorized" })
 }
 
 fn mismatch(mode: AuthMode, secrets: &[&str], code: Option<&str>) -> ErrorShape {

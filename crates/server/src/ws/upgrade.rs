@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{CONNECTION, COOKIE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -54,7 +54,9 @@ pub(crate) async fn root(State(gateway): State<Arc<Gateway>>, request: Request) 
     let host = request_host(request.headers(), request.uri()).unwrap_or_default();
     let local = peer.address.ip().to_canonical().is_loopback();
     let page = gateway.page(request.headers(), &host, local);
-    if page == Page::Foreign {
+    // No program of this protocol has cookies, and a browser that sends them names the page.
+    let nameless = page == Page::None && request.headers().contains_key(COOKIE);
+    if page == Page::Foreign || nameless {
         // Before anything of the protocol is spoken: a browser lets any page open a socket anywhere (isolation.md §2.6).
         if let Some(count) = gateway.foreign_pages.count() {
             tracing::warn!(address = %peer.address, count, "a page of another origin tried to connect");
