@@ -14,6 +14,7 @@
 mod cases;
 mod file;
 mod http;
+mod matrix;
 mod world;
 
 use std::collections::BTreeSet;

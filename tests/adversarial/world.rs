@@ -39,11 +39,16 @@ impl World {
 
     /// A gateway with these agents, the first the default.
     pub(crate) async fn with_agents(agents: &[&str]) -> Self {
+        Self::configured(agents, "").await
+    }
+
+    /// The same with this in the configuration too.
+    pub(crate) async fn configured(agents: &[&str], more: &str) -> Self {
         let provider = MockProvider::start().await;
         let agents: String =
             agents.iter().map(|id| format!("[[agents]]\nid = \"{id}\"\nmodel = \"p1/m1\"\n\n")).collect();
         let base_url = provider.base_url();
-        let config = format!("{agents}[providers.p1]\nkind = \"openai\"\nbase_url = \"{base_url}\"\n");
+        let config = format!("{agents}[providers.p1]\nkind = \"openai\"\nbase_url = \"{base_url}\"\n{more}");
         let setup = GatewaySetup::new(built_program()).config(&config).env("WATERTIGHT_LOG", "debug");
         let gateway = setup.start().await;
         let (operators, people) = (BTreeMap::new(), BTreeMap::new());
