@@ -100,7 +100,7 @@ impl Engine {
             return bare(access);
         }
         let row = match known {
-            Some(row) if covers(&row, from.requested) => row,
+            Some(row) if holds(row.verbs, from.requested) || (!from.near && covers(&row, from.requested)) => row,
             _ if from.near => {
                 let (about, now) = (from.about.clone(), self.now());
                 let approved = store.approve_silently(access.caller(), &from.device, from.requested, about, now).await;
@@ -171,8 +171,10 @@ impl Engine {
             let (invited_by, approved) = (Some(row.principal), Some(row.verbs));
             return Ok(Some(Arrival::Pair(Wanting { tenant, invited_by, verbs: from.requested, approved })));
         }
-        // Somebody with the same key was quicker: then this one has nothing to show.
-        let Some(token) = self.token_for(tenant, &from.device, &row).await? else { return Ok(None) };
+        // In place of one that has ended, or that the device lost. Somebody with the same key who was quicker leaves
+        // this one nothing to show.
+        let Some(token) = self.issue(tenant, &from.device, &row, now).await? else { return Ok(None) };
+        self.admission().end_family(tenant, row.family);
         let access = self.admission().device_caller(&from.device, &token.0, from.requested).await?;
         let seat = Some(Seat { tenant, device: from.device.id(), seen });
         Ok(Some(Arrival::In(Box::new(Let { access, seat, token: Some(token) }))))
@@ -211,10 +213,20 @@ impl Engine {
         if self.holds_token(row, now).await? {
             return Ok(None);
         }
+        self.issue(tenant, device, row, now).await
+    }
+
+    async fn issue(
+        &self,
+        tenant: TenantId,
+        device: &ProvenDevice,
+        row: &DeviceRow,
+        now: UnixMillis,
+    ) -> Result<Option<(Zeroizing<String>, UnixMillis)>, AuthFailure> {
         let token = Token::generate(TokenKind::Device).map_err(|_| AuthFailure::Unavailable)?;
         let former = row.token.credential.as_deref();
-        let issued =
-            self.store().issue_device_token(tenant, device.id(), former, &token, now).await.map_err(unavailable)?;
+        let store = self.store();
+        let issued = store.issue_device_token(tenant, device.id(), former, &token, now).await.map_err(unavailable)?;
         Ok(issued.map(|_| (token.expose(), now)))
     }
 
@@ -231,8 +243,11 @@ impl Engine {
 /// Whether somebody has decided about all that is asked for. What was refused then is not asked about again: the device
 /// is let in with what it was given.
 fn covers(row: &DeviceRow, requested: VerbSet) -> bool {
-    let decided = row.verbs.union(row.asked);
-    requested.meet(decided) == requested.meet(requested)
+    holds(row.verbs.union(row.asked), requested)
+}
+
+fn holds(held: VerbSet, requested: VerbSet) -> bool {
+    requested.meet(held) == requested.meet(requested)
 }
 
 fn unavailable(error: StoreError) -> AuthFailure {

@@ -400,6 +400,38 @@ async fn a_used_token_ends_after_ninety_days() {
     }
     pass(DAY);
     assert_eq!(code(&refusal(server.connect(&options).await).0), "AUTH_DEVICE_TOKEN_MISMATCH");
+    // It asks anew, and its key fetches another.
+    let request = server.knock(&with_key(1)).await;
+    server.approve(&request).await;
+    let client = server.connect(&with_key(1)).await.expect("its key fetches its token");
+    assert!(client.hello()["auth"]["deviceToken"].is_string());
+}
+
+#[tokio::test]
+async fn a_device_that_lost_its_token_is_approved_anew_and_the_lost_one_ends() {
+    let server = start(ServerOptions::default()).await;
+    let (former, lost) = server.pair(1).await;
+    let request = server.knock(&with_key(1)).await;
+    server.approve(&request).await;
+    assert!(former.request("health", json!({})).await.is_ok(), "nothing ends before it is fetched");
+    let client = server.connect(&with_key(1)).await.expect("its key fetches another");
+    assert_eq!(former.closed().await.code, Some(4001));
+    let found = refusal(server.connect(&with_auth(1, json!({"deviceToken": lost}))).await);
+    assert_eq!(code(&found.0), "AUTH_DEVICE_TOKEN_MISMATCH");
+    assert!(client.request("sessions.list", json!({})).await.is_ok());
+}
+
+#[tokio::test]
+async fn on_this_machine_the_operators_secret_gives_what_an_approver_did_not() {
+    let server = start(ServerOptions::default()).await;
+    let reader = ConnectOptions::default().with_scopes(&["operator.pairing", "operator.read"]);
+    let reader = server.try_client(&reader).await.unwrap();
+    let request = server.knock(&with_key(1)).await;
+    reader.request("device.pair.approve", json!({"requestId": request["requestId"]})).await.unwrap();
+    let narrow = server.connect(&with_key(1)).await.expect("it is let in");
+    assert_eq!(narrow.hello()["auth"]["scopes"], json!(["operator.read"]));
+    let wide = server.connect(&with_auth(1, json!({"token": server.token}))).await.expect("it is let in");
+    assert_eq!(wide.hello()["auth"]["scopes"], json!(["operator.read", "operator.write"]));
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ impl DeviceStore for SqliteStore {
                 let (tenant, sealed): ([u8; 16], Vec<u8>) = (row.get(0)?, row.get(1)?);
                 let tenant = TenantId::from_bytes(tenant);
                 let row = device_of(&*vault.tenant(tenant)?, id.as_bytes(), &sealed)?;
-                if row.token.credential.is_none() && row.claim_until.is_some_and(|end| now <= end) {
+                if row.claim_until.is_some_and(|end| now <= end) {
                     return Ok(Some((tenant, row)));
                 }
             }

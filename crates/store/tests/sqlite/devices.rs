@@ -179,7 +179,7 @@ async fn a_device_has_one_token_at_a_time() {
     let (first_id, second_id) = (first.id().clone(), second.id().clone());
     assert!(issue(None, first).await);
     assert!(!issue(None, token()).await, "it has been fetched");
-    assert!(store.claimable(&device(1), NOW).await.unwrap().is_none());
+    assert!(store.claimable(&device(1), NOW).await.unwrap().is_none(), "once");
     assert!(store.device_credential(&first_id).await.unwrap().is_some());
     assert!(issue(Some(first_id.as_str().to_owned()), second).await);
     assert!(store.device_credential(&first_id).await.unwrap().is_none(), "replaced");
