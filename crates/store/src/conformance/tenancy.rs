@@ -54,5 +54,5 @@ pub async fn only_the_operators_own_token_is_accepted(fixture: &impl Fixture) {
     assert!(watertight_core::scope::authenticate(&record, &wrong, START).is_err());
     let unknown = Token::generate(TokenKind::Operator).expect("random bytes");
     assert!(world.store.credential(unknown.id()).await.expect("a look-up").is_none());
-    assert_eq!(world.store.schema_version().await, Ok(1));
+    assert!(world.store.schema_version().await.expect("a version") > 0);
 }

@@ -121,7 +121,7 @@ async fn a_newer_or_changed_schema_is_refused() {
         let conn = fixture.database(file);
         conn.execute("INSERT INTO schema_migrations VALUES (99, zeroblob(32))", []).unwrap();
         drop(conn);
-        assert!(matches!(refused(&fixture), OpenError::NewerSchema { found: 99, known: 1 }), "{file}");
+        assert!(matches!(refused(&fixture), OpenError::NewerSchema { found: 99, .. }), "{file}");
         let conn = fixture.database(file);
         conn.execute_batch(
             "DELETE FROM schema_migrations WHERE version = 99; UPDATE schema_migrations SET checksum = zeroblob(32)",
