@@ -236,6 +236,10 @@ pub fn rotate(held: VerbSet, named: Option<VerbSet>, caller: VerbSet) -> VerbSet
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::Grant;
+    use crate::ids::AuthEpoch;
+    use crate::key::KeyPrefix;
+    use crate::principal::{CredentialTerms, Family, Principal, PrincipalKind, SecretHash};
     use proptest::prelude::*;
 
     fn verb_sets() -> impl Strategy<Value = VerbSet> {
@@ -270,6 +274,80 @@ mod tests {
         assert_eq!(approve(asked, of(&[Verb::Write])), Err(NotApproved::NotAllowed));
         assert_eq!(approve(of(&[Verb::Write]), of(&[Verb::Pairing])), Err(NotApproved::NothingInCommon));
         assert_eq!(approve(VerbSet::NONE, of(&[Verb::Pairing])), Ok(VerbSet::NONE));
+    }
+
+    const TENANT: TenantId = TenantId::from_bytes([1; 16]);
+    const OWNER: PrincipalId = PrincipalId::from_bytes([2; 16]);
+    const NOW: UnixMillis = UnixMillis(1000);
+
+    fn record(kind: CredentialKind, ceiling: VerbSet) -> CredentialRecord {
+        let terms = CredentialTerms {
+            id: CredentialId::parse("0123456789abcdef").unwrap(),
+            kind,
+            family: Family([3; 16]),
+            not_after: Some(UnixMillis(2000)),
+            idle: None,
+            used_at: NOW,
+        };
+        let principal = Principal { tenant: TENANT, id: OWNER, kind: PrincipalKind::User };
+        CredentialRecord::decode(principal, SecretHash::new([4; 32]), ceiling, AuthEpoch(1), terms, false)
+    }
+
+    fn shown(byte: u8) -> Proof {
+        Proof::Secret(SecretHash::new([byte; 32]))
+    }
+
+    #[test]
+    fn a_device_token_needs_its_secret_its_key_its_kind_and_its_time() {
+        let (id, other) = (DeviceId::from_bytes([5; 32]), DeviceId::from_bytes([6; 32]));
+        let (proven, stranger) = (ProvenDevice::verified(id, [5; 32]), ProvenDevice::verified(other, [6; 32]));
+        let credential = || CredentialId::parse("0123456789abcdef").unwrap();
+        let read: VerbSet = [Verb::Read].into_iter().collect();
+        let bond = DeviceBond::decode(id, OWNER, credential(), read);
+        let device = record(CredentialKind::Device, VerbSet::all());
+        let caller = authenticate_device(&device, &shown(4), &bond, &proven, NOW).unwrap();
+        assert_eq!((caller.principal(), caller.ceiling().allows(Verb::Write)), (OWNER, false));
+        assert!(scope::authenticate(&device, &shown(4), NOW).is_err(), "no bearer");
+
+        let access = record(CredentialKind::Access, VerbSet::all());
+        let elsewhere = DeviceBond::decode(id, PrincipalId::from_bytes([9; 16]), credential(), read);
+        let former = DeviceBond::decode(id, OWNER, CredentialId::parse("fedcba9876543210").unwrap(), read);
+        for (record, secret, bond, proven, now) in [
+            (&device, 5, &bond, &proven, NOW),
+            (&device, 4, &bond, &stranger, NOW),
+            (&device, 4, &bond, &proven, UnixMillis(2001)),
+            (&access, 4, &bond, &proven, NOW),
+            (&device, 4, &elsewhere, &proven, NOW),
+            (&device, 4, &former, &proven, NOW),
+        ] {
+            assert!(authenticate_device(record, &shown(secret), bond, proven, now).is_err());
+        }
+    }
+
+    #[test]
+    fn who_may_pair_on_some_keys_keeps_its_own_devices_only() {
+        let all = VerbSet::all();
+        let caller = scope::authenticate(&record(CredentialKind::Access, all), &shown(4), NOW).unwrap();
+        let grants = |verbs: &[Verb], prefix: &str| {
+            let (verbs, prefix) = (verbs.iter().copied().collect(), KeyPrefix::parse(prefix).unwrap());
+            Grants::decode(TENANT, OWNER, vec![Grant { verbs, prefix, not_after: Some(NOW) }])
+        };
+        let (someone, home) = (Some(PrincipalId::from_bytes([9; 16])), "agent:main:user:al");
+        let narrow = keep_devices(&caller, &grants(&[Verb::Pairing, Verb::Read], home), NOW).unwrap();
+        assert!(narrow.keeps(Some(OWNER)) && !narrow.keeps(someone) && !narrow.keeps(None));
+        assert!(narrow.verbs().allows(Verb::Read) && !narrow.verbs().allows(Verb::Write));
+        let wide = keep_devices(&caller, &grants(&[Verb::Pairing], "*"), NOW).unwrap();
+        assert!(wide.keeps(Some(OWNER)) && wide.keeps(someone) && wide.keeps(None));
+
+        assert!(keep_devices(&caller, &grants(&[Verb::Write], "*"), NOW).is_err(), "without the verb");
+        assert!(
+            keep_devices(&caller, &grants(&[Verb::Pairing], "*"), UnixMillis(1001)).is_err(),
+            "the grant has ended"
+        );
+        let writer = caller.clone().narrowed([Verb::Write].into_iter().collect());
+        assert!(keep_devices(&writer, &grants(&[Verb::Pairing], "*"), NOW).is_err(), "not asked for");
+        let others = Grants::decode(TENANT, PrincipalId::from_bytes([9; 16]), Vec::new());
+        assert!(keep_devices(&caller, &others, NOW).is_err(), "another's grants");
     }
 
     #[test]
