@@ -296,7 +296,7 @@ fn millis(time: Duration) -> Value {
 
 /// What the gateway says, safe to show.
 fn text(value: &Value) -> String {
-    visible(value.as_str().unwrap_or_default()).to_string()
+    visible(value.as_str().unwrap_or_default())
 }
 
 fn words(list: &Value) -> String {

@@ -1,5 +1,6 @@
 //! `watertight security audit`: what is weak in a deployment, and how to mend it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -210,7 +211,7 @@ fn print(findings: &[Finding], skipped: Option<&str>, json: bool) {
         let lines = findings.iter().map(|f| format!("{:<8}  {}\n          {}\n", f.weight.name(), f.what, f.mend));
         let mut text: String = lines.collect();
         if let Some(why) = skipped {
-            text.push_str(&format!("The credentials were not read: {why}\n"));
+            let _ = writeln!(text, "The credentials were not read: {why}");
         }
         if findings.is_empty() {
             text.push_str("Nothing weak was found.\n");

@@ -378,11 +378,6 @@ impl Access {
         &self.caller
     }
 
-    /// What its principal is granted now.
-    pub(crate) fn grants(&self) -> Arc<Grants> {
-        self.live.grants()
-    }
-
     /// Notes a use of the credential; whether the store is to be told.
     pub(crate) fn touch(&self, now: UnixMillis) -> bool {
         self.live.touch(now)

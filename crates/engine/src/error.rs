@@ -73,14 +73,13 @@ impl EngineError {
         match self {
             Self::Key(error) => error.code(),
             Self::Name { .. } | Self::Invalid(_) | Self::UnknownModel(_) => ErrorCode::InvalidRequest,
-            Self::NoSession(_) => ErrorCode::NotFound,
+            Self::NoSession(_) | Self::NoSuch { .. } => ErrorCode::NotFound,
             Self::Changed(_) => ErrorCode::SessionChanged,
             Self::RunConflict => ErrorCode::IdempotencyMismatch,
             Self::QueueFull(_) => ErrorCode::TooBusy,
             Self::Busy => ErrorCode::SessionBusy,
             Self::Ended(_) => ErrorCode::Unauthorized,
             Self::NotAdmin | Self::NotKeeper => ErrorCode::Forbidden,
-            Self::NoSuch { .. } => ErrorCode::NotFound,
             Self::Draining => ErrorCode::Unavailable,
             Self::Store(error) => error.code(),
         }

@@ -113,7 +113,8 @@ async fn differences(client: &Client, name: &str, wanted: &Principal) -> Result<
     };
     let same = |a: &Grant, b: &Grant| {
         let (mut a_verbs, mut b_verbs) = (a.verbs.clone(), b.verbs.clone());
-        (a_verbs.sort(), b_verbs.sort());
+        a_verbs.sort();
+        b_verbs.sort();
         a.prefix == b.prefix && a_verbs == b_verbs
     };
     for grant in wanted.grants.iter().filter(|grant| !present.iter().any(|row| same(grant, &of_row(row)))) {

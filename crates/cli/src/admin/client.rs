@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::home::Home;
 
 /// For a connection and its answer.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 

@@ -115,7 +115,9 @@ impl Live {
         self.revoked.store(true, Ordering::Release);
         let held = std::mem::take(&mut *lock(&self.held));
         let open: Vec<_> = held.iter().filter_map(Weak::upgrade).collect();
-        open.iter().for_each(|held| held.end(Ended::Revoked));
+        for held in &open {
+            held.end(Ended::Revoked);
+        }
         open.len()
     }
 }

@@ -322,7 +322,7 @@ impl Engine {
                 (true, format!("Grant {} allows {verbs} on {prefix}; a token must allow {} too.", by.id, verb.name()))
             }
             (false, None) if covering.is_empty() => (false, format!("No grant of {principal:?} covers {key}.")),
-            (false, None) if covering.iter().filter(live).next().is_none() => {
+            (false, None) if covering.iter().find(live).is_none() => {
                 (false, format!("Every grant of {principal:?} that covers {key} has ended."))
             }
             (false, None) => (false, format!("No grant of {principal:?} that covers {key} allows {}.", verb.name())),
