@@ -138,8 +138,10 @@ static NAME: Shape = text(1);
 #[serde(rename_all = "camelCase")]
 pub struct ConnectParams {
     /// Oldest protocol it speaks.
+    #[serde(deserialize_with = "super::shape::whole_number")]
     pub min_protocol: u32,
     /// Newest protocol it speaks.
+    #[serde(deserialize_with = "super::shape::whole_number")]
     pub max_protocol: u32,
     /// Which program it is.
     pub client: Client,
@@ -193,6 +195,7 @@ pub struct Device {
     /// The key's signature over one of [`ConnectParams::device_payloads`].
     pub signature: String,
     /// When it was signed, in milliseconds since the epoch.
+    #[serde(deserialize_with = "super::shape::whole_number")]
     pub signed_at: i64,
     /// The challenge it answers.
     #[serde(default)]

@@ -210,6 +210,7 @@ pub struct AgentParams {
     #[serde(default)]
     pub attachments: Vec<Value>,
     /// Time limit, in seconds; 0 means none.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub timeout: Option<u64>,
     /// Added to the agent's instructions for this run.
     pub extra_system_prompt: Option<String>,
@@ -224,6 +225,7 @@ pub struct AgentWaitParams {
     /// Which run.
     pub run_id: String,
     /// How long, in milliseconds.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub timeout_ms: Option<u64>,
 }
 
@@ -296,6 +298,7 @@ pub struct ChatSendParams {
     #[serde(default)]
     pub attachments: Vec<Value>,
     /// Time limit, in milliseconds; 0 means none.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub timeout_ms: Option<u64>,
     /// Whether `/stop` is a message like any other.
     #[serde(default)]
@@ -331,6 +334,7 @@ pub struct SessionsSendParams {
     #[serde(default)]
     pub attachments: Vec<Value>,
     /// Time limit, in milliseconds; 0 means none.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub timeout_ms: Option<u64>,
     /// Names the run; a new name where absent.
     pub idempotency_key: Option<String>,
@@ -375,16 +379,20 @@ pub struct ChatHistoryParams {
     /// Where a former page ended.
     pub cursor: Option<String>,
     /// Messages at the most.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub limit: Option<u32>,
     /// Bytes of messages at the most.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub max_bytes: Option<u64>,
     /// How many of the newest to leave out.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub offset: Option<u32>,
     /// A message of the wanted transcript.
     pub message_id: Option<String>,
     /// Which transcript; needs `message_id`.
     pub session_id: Option<String>,
     /// Characters of text per message at the most.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub max_chars: Option<usize>,
 }
 
@@ -464,10 +472,13 @@ const SESSIONS_LIST: &[shape::Field] = &[
 #[serde(default, rename_all = "camelCase")]
 pub struct SessionsListParams {
     /// Rows at the most.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub limit: Option<u32>,
     /// Rows to leave out first.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub offset: Option<u32>,
     /// Only sessions written in the last so many minutes.
+    #[serde(default, deserialize_with = "shape::optional_whole_number")]
     pub active_minutes: Option<u64>,
     /// Only sessions with a run; applies to the page.
     pub active_only: bool,
@@ -620,6 +631,22 @@ mod tests {
         assert_eq!(
             said::<ChatHistoryParams>("chat.history", json!({"sessionKey": "k", "limit": 1001})),
             "invalid chat.history params: at /limit: must be <= 1000"
+        );
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_fraction() {
+        let wait: AgentWaitParams = fits(json!({"runId": "r", "timeoutMs": 5.0}));
+        assert_eq!(wait.timeout_ms, Some(5));
+        let list: SessionsListParams = fits(json!({"limit": 2.0}));
+        assert_eq!((list.limit, list.offset), (Some(2), None));
+        assert_eq!(
+            said::<AgentWaitParams>("agent.wait", json!({"runId": "r", "timeoutMs": 5.5})),
+            "invalid agent.wait params: at /timeoutMs: must be integer"
+        );
+        assert_eq!(
+            said::<ChatHistoryParams>("chat.history", json!({"sessionKey": "k", "offset": 1_u64 << 40})),
+            "invalid chat.history params: at /offset: must be a smaller integer"
         );
     }
 

@@ -4,7 +4,7 @@
 //! (gateway-ws.md §1.3). A [`Shape`] is the part of such a schema we need. It lists every field upstream allows, the
 //! type that is then deserialized only those we use.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -272,6 +272,22 @@ fn whole(number: &serde_json::Number) -> Option<i64> {
         let float = number.as_f64()?;
         (float.fract() == 0.0 && float.abs() <= MAX_SAFE as f64).then_some(float as i64)
     })
+}
+
+/// For a field whose shape is [`Shape::Integer`], which takes `1.0` for the whole number it is.
+pub(super) fn whole_number<'de, D: Deserializer<'de>, T: TryFrom<i64>>(input: D) -> Result<T, D::Error> {
+    whole_as(&serde_json::Number::deserialize(input)?)
+}
+
+/// The same for a field that may be left out; beside `#[serde(default)]`.
+pub(super) fn optional_whole_number<'de, D: Deserializer<'de>, T: TryFrom<i64>>(
+    input: D,
+) -> Result<Option<T>, D::Error> {
+    Option::<serde_json::Number>::deserialize(input)?.map(|number| whole_as(&number)).transpose()
+}
+
+fn whole_as<T: TryFrom<i64>, E: serde::de::Error>(number: &serde_json::Number) -> Result<T, E> {
+    whole(number).and_then(|number| T::try_from(number).ok()).ok_or_else(|| E::custom("must be a smaller integer"))
 }
 
 /// A property name as a JSON pointer spells it.

@@ -13,11 +13,9 @@ pub fn clean(message: &str) -> Result<String, HasNul> {
         return Err(HasNul);
     }
     let keeps = |c: &char| matches!(c, '\t' | '\n' | '\r') || !c.is_control();
-    if is_nfc(message) {
-        Ok(message.chars().filter(keeps).collect())
-    } else {
-        Ok(message.nfc().filter(keeps).collect())
-    }
+    // Characters meet where a control character goes, so composing comes last.
+    let kept: String = message.chars().filter(keeps).collect();
+    Ok(if is_nfc(&kept) { kept } else { kept.nfc().collect() })
 }
 
 /// Whether a message is the typed form of "stop what you are doing", which aborts instead of starting a turn.
@@ -42,6 +40,7 @@ mod tests {
     fn control_characters_go_and_text_is_composed() {
         assert_eq!(clean("a\u{7}b\r\n\tc\u{1b}[0m\u{85}").unwrap(), "ab\r\n\tc[0m");
         assert_eq!(clean("e\u{301}").unwrap(), "\u{e9}");
+        assert_eq!(clean("e\u{7}\u{301}").unwrap(), "\u{e9}");
         assert_eq!(clean("a\0b"), Err(HasNul));
     }
 
