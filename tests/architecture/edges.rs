@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("server", &["core", "wire", "seal", "config", "sandbox", "provider", "store", "engine", "router"]),
     ("cli", &["core", "wire", "seal", "config", "sandbox", "provider", "store", "engine", "router", "server"]),
     ("testkit", &["core", "wire"]),
-    ("tests", &["core", "config", "provider", "store", "engine", "server", "testkit"]),
+    ("tests", &["core", "wire", "seal", "config", "provider", "store", "engine", "server", "testkit"]),
     ("bench", &["testkit"]),
 ];
 
