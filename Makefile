@@ -5,7 +5,7 @@ CARGO ?= cargo
 CLIENTS := tests/clients
 INSTALLED := $(CLIENTS)/node_modules/.package-lock.json
 
-.PHONY: help run test clients crash leak cuts loom bench lint fmt
+.PHONY: help run test clients crash leak cuts loom fuzz bench lint fmt
 
 help:
 	@echo 'make run    build the release and start the gateway (ARGS="--listen 127.0.0.1:0" and the like)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make leak   look for one session in what leaves another (TURNS=1000000 SEED=...)'
 	@echo 'make cuts   cut the power of a recorded run at every sync (COMMITS=2000 SEEDS=1 SEED=...)'
 	@echo 'make loom   try every order of threads in mailbox, hub and runs (PREEMPTIONS=4)'
+	@echo 'make fuzz   look for inputs that break a parser, with libFuzzer (SECONDS=60 TARGET=key)'
 	@echo 'make bench  figures: load and latency, as a table and as JSON (ARGS=--quick takes seconds)'
 	@echo 'make lint   formatting, clippy, and cargo-deny where it is installed'
 	@echo 'make fmt    format the sources'
@@ -59,6 +60,11 @@ PREEMPTIONS ?= 4
 loom:
 	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) tests/with-cfg watertight_loom \
 	    $(CARGO) test --locked -p watertight-engine --lib interleavings:: -- --nocapture
+
+SECONDS ?= 60
+
+fuzz:
+	CARGO='$(CARGO)' WATERTIGHT_FUZZ_SECONDS=$(SECONDS) tests/fuzz $(TARGET)
 
 bench:
 	$(CARGO) build --release --locked -p watertight-cli -p watertight-bench
