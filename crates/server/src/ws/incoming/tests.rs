@@ -119,7 +119,7 @@ fn a_close_frame_that_says_what_it_may_not_is_answered_with_1002() {
 }
 
 #[test]
-fn random_bytes_end_as_they_do_in_the_library() {
+fn random_bytes_end_as_they_do_in_the_library_and_in_pieces_as_in_one() {
     // A small generator of our own: the same bytes in every run.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
@@ -139,7 +139,16 @@ fn random_bytes_end_as_they_do_in_the_library() {
                 bytes[at] ^= 1 << (random() % 8);
             }
         }
-        let (ours, end) = hear(&mut believed(), &bytes, usize::MAX);
+        let whole = hear(&mut believed(), &bytes, usize::MAX);
+        let piece = 1 + (random() % 9) as usize;
+        assert!(hear(&mut believed(), &bytes, piece) == whole, "in pieces of {piece}: {bytes:x?}");
+        let narrow = |piece| {
+            let mut incoming = Incoming::new(&[]);
+            incoming.believe(12);
+            hear(&mut incoming, &bytes, piece)
+        };
+        assert!(narrow(piece) == narrow(usize::MAX), "in pieces of {piece}, to the limit: {bytes:x?}");
+        let (ours, end) = whole;
         let mut library = WebSocketContext::new(Role::Server, None);
         let mut stream = OneWay(Cursor::new(bytes.clone()));
         let mut theirs = Vec::new();
