@@ -185,6 +185,6 @@ async fn a_device_has_one_token_at_a_time() {
     assert!(store.device_credential(&first_id).await.unwrap().is_none(), "replaced");
     assert!(store.device_credential(world.operator.token.id()).await.unwrap().is_none(), "not a device's");
     let change = store.withdraw(&keeper, row.id, Withdrawal::Revoke, NOW).await.unwrap().unwrap();
-    assert_eq!(change.ended, [second_id.clone()]);
+    assert_eq!(change.ended.as_slice(), std::slice::from_ref(&second_id));
     assert!(store.device_credential(&second_id).await.unwrap().is_none());
 }
