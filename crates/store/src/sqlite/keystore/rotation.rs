@@ -155,6 +155,7 @@ impl Keystore {
         self.write(|conn| {
             conn.execute(
                 "DELETE FROM epoch_keys WHERE tenant = ?1 AND epoch <> ?2
+                 AND epoch <> (SELECT epoch FROM tenant_keys WHERE tenant = ?1)
                  AND epoch NOT IN (SELECT epoch FROM data_keys WHERE tenant = ?1)",
                 params![tenant.as_bytes(), newest],
             )?;

@@ -90,12 +90,11 @@ impl Vault {
         let wrapped = self.keystore.tenant(tenant)?.ok_or(StoreError::Integrity("tenant keys"))?;
         let renewed = if renew { Some(root.renew_tenant(tenant, &wrapped)?) } else { None };
         let (key, epoch) = root.next_epoch(tenant, renewed.as_ref().unwrap_or(&wrapped))?;
+        // Whoever still wraps under the former epoch has stored what it wrapped when this is had, and nobody reads the
+        // tenant's keys anew before they are the turned ones.
+        let _nobody_wraps = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
         self.keystore.begin_turn(tenant, renewed.as_ref(), &epoch, now)?;
-        let turned = Arc::new(self.tenant(tenant)?.turned(key));
-        self.put_tenant(&turned);
-        drop(root);
-        // Whoever still wraps under the former epoch has stored what it wrapped when this is had.
-        drop(self.epochs.write().unwrap_or_else(PoisonError::into_inner));
+        self.put_tenant(&Arc::new(self.tenant(tenant)?.turned(key)));
         Ok(())
     }
 
