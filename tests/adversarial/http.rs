@@ -68,9 +68,10 @@ pub(crate) async fn read_answer(stream: &mut TcpStream) -> Option<Answer> {
 pub(crate) fn request(method: &str, path: &str, headers: &[(String, String)], body: &str) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text.extend([name, ": ", value, "\r\n"]);
     }
-    text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+    let length = body.len().to_string();
+    text.extend(["Content-Length: ", &length, "\r\n\r\n", body]);
     text.into_bytes()
 }
 
@@ -80,7 +81,7 @@ pub(crate) fn upgrade(headers: &[(String, String)]) -> Vec<u8> {
                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         .to_owned();
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text.extend([name, ": ", value, "\r\n"]);
     }
     text.push_str("\r\n");
     text.into_bytes()

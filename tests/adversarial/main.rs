@@ -15,6 +15,7 @@ mod cases;
 mod file;
 mod http;
 mod matrix;
+mod revocation;
 mod world;
 
 use std::collections::BTreeSet;

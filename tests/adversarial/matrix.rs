@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -200,9 +201,17 @@ impl Line {
 
     /// The answer, and its bytes without the request's id and the object's name.
     async fn ask(&self, method: &str, params: Value, object: &str) -> (Result<Value, Value>, String) {
-        let mut answers = self.client.send(method, Some(params)).await;
-        let request = answers.id().to_owned();
-        let mut frame = answers.next().await.expect("the connection stays open");
+        let (request, mut answers, mut frame) = loop {
+            let mut answers = self.client.send(method, Some(params.clone())).await;
+            let frame = answers.next().await.expect("the connection stays open");
+            // A user asks for no more than so much a second; the gateway says when to go on.
+            match frame["error"]["retryAfterMs"].as_u64() {
+                Some(wait) if reason(&frame["error"]) == "rate_limited" => {
+                    tokio::time::sleep(Duration::from_millis(wait)).await;
+                }
+                _ => break (answers.id().to_owned(), answers, frame),
+            }
+        };
         if frame["payload"]["status"] == "accepted" {
             frame = answers.next().await.expect("the connection stays open");
         }

@@ -45,8 +45,9 @@ impl World {
     /// The same with this in the configuration too.
     pub(crate) async fn configured(agents: &[&str], more: &str) -> Self {
         let provider = MockProvider::start().await;
-        let agents: String =
-            agents.iter().map(|id| format!("[[agents]]\nid = \"{id}\"\nmodel = \"p1/m1\"\n\n")).collect();
+        let agent = |id: &&str| format!("[[agents]]\nid = \"{id}\"\nmodel = \"p1/m1\"\n\n");
+        let agents: Vec<String> = agents.iter().map(agent).collect();
+        let agents = agents.concat();
         let base_url = provider.base_url();
         let config = format!("{agents}[providers.p1]\nkind = \"openai\"\nbase_url = \"{base_url}\"\n{more}");
         let setup = GatewaySetup::new(built_program()).config(&config).env("WATERTIGHT_LOG", "debug");
@@ -73,7 +74,13 @@ impl World {
 
     /// Makes a principal with these grants, and a token for it.
     pub(crate) async fn make_person(&mut self, tenant: &str, name: &str, scopes: &[String], prefixes: &[String]) {
-        self.admin(tenant, "POST", "/v1/admin/principals", json!({"name": name, "home": false})).await;
+        self.make(tenant, name, "user", scopes, prefixes).await;
+    }
+
+    /// The same of any kind: of a service's requests there may be as many as it likes.
+    pub(crate) async fn make(&mut self, tenant: &str, name: &str, kind: &str, scopes: &[String], prefixes: &[String]) {
+        let principal = json!({"name": name, "kind": kind, "home": false});
+        self.admin(tenant, "POST", "/v1/admin/principals", principal).await;
         for prefix in prefixes {
             let grant = json!({"principal": name, "verbs": scopes, "prefix": prefix});
             self.admin(tenant, "POST", "/v1/admin/grants", grant).await;

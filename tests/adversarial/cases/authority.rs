@@ -64,7 +64,9 @@ pub(crate) async fn p14() {
     }
     let listen = || {
         let (late, heard) = (late.clone(), heard.clone());
-        let tap = Tap::new(move |text| drop(heard.fetch_add(usize::from(text.contains(&late)), Ordering::SeqCst)));
+        let tap = Tap::new(move |text| {
+            heard.fetch_add(usize::from(text.contains(&late)), Ordering::SeqCst);
+        });
         ConnectOptions { tap: Some(tap), ..ConnectOptions::default() }
     };
     let mut sockets = Vec::new();
@@ -90,7 +92,9 @@ pub(crate) async fn p14() {
     assert_eq!(refused.status, 401, "{refused:?}");
     let refused = world.try_socket("alice", &ConnectOptions::default()).await;
     assert!(matches!(refused, Err(ConnectError::Refused { .. })), "{:?}", refused.err());
-    gates.iter().for_each(|gate| gate.open(2));
+    for gate in &gates {
+        gate.open(2);
+    }
     world.provider.wait_for_answers(RUNS).await;
     for socket in &sockets {
         let closed = socket.closed().await;

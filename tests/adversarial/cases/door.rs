@@ -114,14 +114,14 @@ pub(crate) async fn p18() {
     ];
     for (from, auth, each) in ways {
         for at in 0..tries {
-            let error = hello(&world, from, auth.clone()).await.err().expect("a wrong token");
+            let error = hello(&world, from, auth.clone()).await.expect_err("a wrong token");
             let limited = reason(&error) == "rate_limited";
             assert!(limited || reason(&error) == "unauthorized", "{error}");
             assert!(limited || at < FAILURES, "try {at} was judged: {error}");
             assert!(!limited || at * each >= FAILURES - 1, "try {at} was not judged: {error}");
         }
         // Nor does the right one tell that it is right; elsewhere it works.
-        let error = hello(&world, from, json!({"token": right})).await.err().expect("a locked address");
+        let error = hello(&world, from, json!({"token": right})).await.expect_err("a locked address");
         assert_eq!(reason(&error), "rate_limited", "{error}");
         let answer = world.http_from(from, world.operator("T1"), "GET", "/v1/admin/tokens", &Value::Null).await;
         assert_eq!((answer.status, answer.code().as_str()), (429, "rate_limited"), "{answer:?}");

@@ -104,7 +104,9 @@ impl Dispatcher {
         method.authorization.check(self.client.access.verbs())?;
         self.client.access.spend(self.gateway.engine.now()).map_err(|wait| {
             let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            ErrorShape::unavailable("Too many requests. Try again shortly.").retry_after(wait)
+            ErrorShape::unavailable("Too many requests. Try again shortly.")
+                .with_code(ErrorCode::TooBusy)
+                .retry_after(wait)
         })?;
         if method.is_use() {
             self.gateway.engine.touch(&self.client.access);
