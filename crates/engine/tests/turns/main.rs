@@ -314,8 +314,10 @@ async fn a_caller_without_read_hears_and_reads_nothing() {
     world.say("k", "more").await;
     assert!(sink.seen().is_empty());
     let target = Target::of_key("k");
-    assert!(world.engine.describe(&nobody, &target).await.unwrap().is_none());
-    assert_eq!(world.engine.history(&nobody, &target, world::page()).await.unwrap().total, 0);
+    // As a session that is not there.
+    assert!(matches!(world.engine.describe(&nobody, &target).await, Err(EngineError::NoSession(_))));
+    let read = world.engine.history(&nobody, &target, world::page()).await;
+    assert!(matches!(read, Err(EngineError::NoSession(_))));
     assert_eq!(world.engine.list(&nobody, Default::default()).await.unwrap().total, 0);
     let reader = world.access_with([Verb::Read].into_iter().collect()).await;
     assert_eq!(world.engine.history(&reader, &target, world::page()).await.unwrap().total, 4);
