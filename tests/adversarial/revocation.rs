@@ -49,7 +49,9 @@ async fn nothing_comes_after_a_revocation_and_nothing_succeeds() {
         all.closed.extend(closed);
     }
     assert_eq!(all.closed.len(), revocations);
-    for (what, mut times) in [("the call returned", all.returned), ("and the socket was closed", all.closed)] {
+    for (what, mut times) in
+        [("the call returned", all.returned), ("the call returned and the socket was closed", all.closed)]
+    {
         times.sort();
         let at = |share: usize| times[(times.len() - 1) * share / 100];
         println!("{revocations} revocations until {what}: p50 {:.1?}, p99 {:.1?}", at(50), at(99));

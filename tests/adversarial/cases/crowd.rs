@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::connect_async;
@@ -117,16 +118,12 @@ pub(crate) async fn p31() {
 
     let World { mut gateway, setup, provider, .. } = world;
     hunt(&setup.state_dir(), &words);
-    gateway.signal(rustix_term());
+    gateway.signal(Signal::TERM);
     gateway.wait().await;
     hunt(&setup.state_dir(), &words);
     let said = gateway.output();
     assert!(!words.iter().any(|word| said.contains(word.as_str())), "the log tells at the end");
     drop(provider);
-}
-
-fn rustix_term() -> rustix::process::Signal {
-    rustix::process::Signal::TERM
 }
 
 /// Looks for the words in every file, and at who may read it.

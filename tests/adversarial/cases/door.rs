@@ -325,7 +325,8 @@ pub(crate) async fn p40() {
     let _ = timeout(PATIENCE, both).await.expect("the flood is taken, or the connection closed");
 
     let grown = resident(&world).saturating_sub(before);
-    assert!(grown <= ROOM * 3, "the gateway grew by {grown} bytes");
+    println!("P40 the gateway grew by {} MiB", grown >> 20);
+    assert!(grown <= ROOM, "the gateway grew by {grown} bytes");
     assert!(hello(&world, HERE, token).await.is_ok());
 }
 
