@@ -34,14 +34,14 @@ pub struct Target {
 
 /// Every target.
 pub static TARGETS: [Target; 8] = [
-    Target { name: "key", check: key::check, cases: 30_000 },
-    Target { name: "frame", check: frame::check, cases: 20_000 },
-    Target { name: "sse", check: sse::check, cases: 20_000 },
-    Target { name: "answer", check: answer::check, cases: 20_000 },
-    Target { name: "token", check: token::check, cases: 20_000 },
-    Target { name: "record", check: record::check, cases: 20_000 },
-    Target { name: "config", check: config::check, cases: 5_000 },
-    Target { name: "receipt", check: receipt::check, cases: 50_000 },
+    Target { name: "key", check: key::check, cases: 90_000 },
+    Target { name: "frame", check: frame::check, cases: 60_000 },
+    Target { name: "sse", check: sse::check, cases: 60_000 },
+    Target { name: "answer", check: answer::check, cases: 60_000 },
+    Target { name: "token", check: token::check, cases: 60_000 },
+    Target { name: "record", check: record::check, cases: 60_000 },
+    Target { name: "config", check: config::check, cases: 15_000 },
+    Target { name: "receipt", check: receipt::check, cases: 150_000 },
 ];
 
 /// Checks one input of the target of this name.

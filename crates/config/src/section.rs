@@ -201,7 +201,9 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.at.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.at.key) }
+        // A quoted key may hold what a terminal would obey.
+        let key = key.escape_debug();
+        if self.at.key.is_empty() { key.to_string() } else { format!("{}.{key}", self.at.key) }
     }
 }
 
