@@ -196,7 +196,7 @@ pub trait Store: device::DeviceStore + Send + Sync + 'static {
     /// Up to `limit` events after `after` (at most 1,000), oldest first, each verified to follow the one before.
     fn audit<'a>(&'a self, admin: &'a TenantAdmin, after: u64, limit: u32) -> StoreFuture<'a, Vec<AuditRow>>;
 
-    /// The number of the newest event; 0 where there is none.
+    /// The number of the newest event.
     fn audit_end<'a>(&'a self, admin: &'a TenantAdmin) -> StoreFuture<'a, u64>;
 
     // Under a verified refresh token.

@@ -336,7 +336,7 @@ impl Engine {
         Ok(self.inner.shared.store.audit(&self.admin(access)?, after, limit).await?)
     }
 
-    /// The number of the newest event of the tenant's audit log; 0 where there is none.
+    /// The number of the newest event of the tenant's audit log.
     pub async fn audit_end(&self, access: &Access) -> Result<u64, EngineError> {
         Ok(self.inner.shared.store.audit_end(&self.admin(access)?).await?)
     }

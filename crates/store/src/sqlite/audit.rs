@@ -20,6 +20,16 @@ struct Head {
     chain: [u8; 32],
 }
 
+/// Begins the log of a new tenant with its making. Every log has a beginning: one that is gone was taken away.
+pub(super) fn begin(
+    conn: &Connection,
+    keys: &TenantKeys,
+    at: UnixMillis,
+    event: &AuditEvent,
+) -> Result<(), StoreError> {
+    write(conn, keys, at, event, &Head { seq: 0, chain: START })
+}
+
 /// Appends an event; runs on the writer, in the transaction of what the event tells of.
 pub(super) fn append(
     conn: &Connection,
@@ -27,7 +37,16 @@ pub(super) fn append(
     at: UnixMillis,
     event: &AuditEvent,
 ) -> Result<(), StoreError> {
-    let head = head(conn, keys)?;
+    write(conn, keys, at, event, &head(conn, keys)?)
+}
+
+fn write(
+    conn: &Connection,
+    keys: &TenantKeys,
+    at: UnixMillis,
+    event: &AuditEvent,
+    head: &Head,
+) -> Result<(), StoreError> {
     let seq = head.seq + 1;
     let sealed = seal_json(keys.own(), &place(seq, at), event)?;
     let chain = link(keys, &head.chain, seq, &sealed);
@@ -76,7 +95,7 @@ pub(super) fn page(conn: &Connection, keys: &TenantKeys, after: u64, limit: u32)
     Ok(found)
 }
 
-/// The number of the newest event; 0 where there is none.
+/// The number of the newest event.
 pub(super) fn newest(conn: &Connection, keys: &TenantKeys) -> Result<u64, StoreError> {
     Ok(head(conn, keys)?.seq)
 }
@@ -87,9 +106,8 @@ fn head(conn: &Connection, keys: &TenantKeys) -> Result<Head, StoreError> {
         .query_row([keys.tenant().as_bytes()], |row| Ok((super::rows::unsigned(row, 0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     match row {
-        None => Ok(Head { seq: 0, chain: START }),
         Some((seq, chain, found)) if same(&mac(keys, seq, &chain), &found) => Ok(Head { seq, chain }),
-        Some(_) => Err(StoreError::Integrity("end of the audit log")),
+        _ => Err(StoreError::Integrity("end of the audit log")),
     }
 }
 

@@ -10,11 +10,13 @@ use watertight_core::key::KeyPrefix;
 use watertight_core::principal::{CredentialKind, Family, Principal, PrincipalKind, SecretHash};
 use watertight_seal::keyring::TenantKeys;
 
-use super::authority::{Hand, Issue, insert_grant, insert_principal};
+use super::audit;
+use super::authority::{Issue, insert_grant, insert_principal};
 use super::fault::Fault;
 use super::rows::{self, TenantColumns};
 use super::vault::Vault;
 use crate::StoreError;
+use crate::authority::AuditEvent;
 use crate::model::TenantRow;
 
 /// The name of the principal every tenant begins with.
@@ -61,9 +63,13 @@ impl NewRows {
             label: None,
         };
         issue.insert(conn, keys, *now)?;
-        let hand = Hand { keys: keys.clone(), principal: None, credential: None, now: *now };
-        let object = json!({"name": self.name, "operator": operator, "credential": self.credential.as_str()});
-        hand.log(conn, "tenant.create", object)?;
+        let event = AuditEvent {
+            action: "tenant.create".into(),
+            principal: None,
+            credential: None,
+            object: json!({"name": self.name, "operator": operator, "credential": self.credential.as_str()}),
+        };
+        audit::begin(conn, keys, *now, &event)?;
         Ok(TenantRow {
             name: self.name.clone(),
             operator: Principal { tenant, id: operator, kind: PrincipalKind::Operator },

@@ -1,8 +1,12 @@
 //! A changed row that says who may do what gives nobody anything.
 
-use watertight_core::Steward;
+use watertight_core::grant::{Grant, Verb};
+use watertight_core::key::KeyPrefix;
+use watertight_core::principal::PrincipalKind;
+use watertight_core::scope::administer;
+use watertight_core::{Steward, TenantAdmin};
 use watertight_store::StoreError;
-use watertight_store::conformance::world::{World, caller};
+use watertight_store::conformance::world::{Operator, START, World, caller};
 
 use crate::Sqlite;
 
@@ -45,6 +49,10 @@ async fn a_credential_with_any_changed_column_is_refused() {
         "ceiling = ceiling | 32768",
         "not_after = 9223372036854775807",
         "not_after = 0",
+        "kind = 2",
+        "family = zeroblob(16)",
+        "idle = 9223372036854775807",
+        "used_at = used_at + 1",
         "revoked = 1",
         "created_at = created_at + 1",
         "mac = zeroblob(32)",
@@ -60,6 +68,8 @@ async fn a_principal_with_any_changed_column_is_refused() {
     for change in [
         "kind = 2",
         "kind = 9",
+        "disabled = 1",
+        "name_hash = zeroblob(32)",
         "auth_epoch = auth_epoch + 1",
         "auth_epoch = -1",
         "created_at = created_at + 1",
@@ -97,4 +107,54 @@ async fn a_credential_under_another_public_id_is_refused() {
         .unwrap();
     assert!(matches!(world.store.credential(stolen).await, Err(StoreError::Integrity(_))));
     assert!(world.store.credential(own).await.unwrap().is_none());
+}
+
+async fn admin(world: &World, operator: &Operator) -> TenantAdmin {
+    let grants = world.store.grants(&operator.caller).await.unwrap();
+    administer(&operator.caller, &grants, START).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_log_with_any_change_is_refused() {
+    for change in [
+        "DELETE FROM audit WHERE seq = 2",
+        "DELETE FROM audit WHERE seq = 3",
+        "UPDATE audit SET at = at + 1 WHERE seq = 2",
+        "UPDATE audit SET event = (SELECT event FROM audit WHERE seq = 3) WHERE seq = 2",
+        "UPDATE audit SET chain = zeroblob(32) WHERE seq = 2",
+        "UPDATE audit SET seq = 5 WHERE seq = 2; UPDATE audit SET seq = 2 WHERE seq = 3; UPDATE audit SET seq = 3 WHERE seq = 5",
+        "DELETE FROM audit WHERE seq = 3; UPDATE audit_heads SET seq = 2, chain = (SELECT chain FROM audit WHERE seq = 2)",
+        "DELETE FROM audit; DELETE FROM audit_heads",
+        "DELETE FROM audit; UPDATE audit_heads SET seq = 0",
+    ] {
+        let fixture = Sqlite::new();
+        let world = World::new(&fixture).await;
+        let admin = admin(&world, &world.operator).await;
+        for name in ["alice", "bob"] {
+            world.store.create_principal(&admin, name, PrincipalKind::User, START).await.unwrap().unwrap();
+        }
+        let actions = world.store.audit(&admin, 0, 10).await.unwrap();
+        assert_eq!(actions.iter().map(|row| row.seq).collect::<Vec<_>>(), [1, 2, 3]);
+        fixture.database("store.db").execute_batch(change).unwrap();
+        assert!(matches!(world.store.audit(&admin, 0, 10).await, Err(StoreError::Integrity(_))), "{change}");
+        let next = world.store.create_principal(&admin, "carol", PrincipalKind::User, START).await;
+        let goes_on = world.store.audit(&admin, 0, 10).await.is_ok();
+        assert!(!goes_on, "{change}: what comes later does not hide it ({next:?})");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_was_moved_to_another_principal_opens_for_nobody() {
+    let fixture = Sqlite::new();
+    let world = World::new(&fixture).await;
+    let admin = admin(&world, &world.operator).await;
+    let alice = world.store.create_principal(&admin, "alice", PrincipalKind::User, START).await.unwrap().unwrap();
+    let bob = world.store.create_principal(&admin, "bob", PrincipalKind::User, START).await.unwrap().unwrap();
+    let all = Grant { verbs: [Verb::Admin].into_iter().collect(), prefix: KeyPrefix::everything(), not_after: None };
+    world.store.grant(&admin, alice.id, all, START).await.unwrap().unwrap();
+    let sql = "UPDATE grants SET principal = ?1 WHERE principal = ?2";
+    let conn = fixture.database("store.db");
+    assert_eq!(conn.execute(sql, [bob.id.as_bytes(), alice.id.as_bytes()]).unwrap(), 1);
+    assert!(matches!(world.store.grants_of(&admin, bob.id).await, Err(StoreError::Integrity(_))));
+    assert!(world.store.grants_of(&admin, alice.id).await.unwrap().rules().is_empty());
 }
