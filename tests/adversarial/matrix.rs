@@ -532,6 +532,7 @@ const ROUTES: &[Route] = &[
     route("DELETE", "/v1/admin/grants/{id}", Who::Administrator, Some(Named::Grant), empty),
     route("GET", "/v1/admin/access/explain", Who::Administrator, Some(Named::Principal), empty),
     route("GET", "/v1/admin/audit", Who::Administrator, None, empty),
+    route("POST", "/v1/admin/keys/rotate", Who::Gateway, None, empty),
     route("ANY", "/v1/admin/{*rest}", Who::Nobody, None, empty),
 ];
 

@@ -5,19 +5,23 @@ mod report;
 
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use watertight_config::Overrides;
 use watertight_core::ids::UnixMillis;
 use watertight_engine::Engine;
-use watertight_engine::rotation::{KeyProgress, OnKeyProgress};
-use watertight_engine::state_dir::{OpenError, StateDir};
+use watertight_engine::rotation::{KeyProgress, OnKeyProgress, Rotated, Turned};
+use watertight_engine::state_dir::StateDir;
 use watertight_engine::verification::{self, Progress};
 
 use self::args::{KeysCommand, KeysRotateArgs, KeysStatusArgs, KeysVerifyArgs};
+use crate::admin::args::Reach;
+use crate::admin::client::Client;
 use crate::failure::Failure;
 use crate::home::Home;
 use crate::verify::{FOUND, NOT_VERIFIED, ProgressLine};
@@ -56,13 +60,51 @@ fn verify(home: &Home, args: &KeysVerifyArgs) -> Result<ExitCode, Failure> {
 
 async fn rotate(home: &Home, args: &KeysRotateArgs) -> Result<ExitCode, Failure> {
     verification::find(home.state_dir()).map_err(Failure::new)?;
-    let dir = StateDir::lock(home.state_dir()).map_err(occupied)?;
+    if StateDir::holder(home.state_dir()).is_some() {
+        return rotate_at_work(home, args).await;
+    }
+    let dir = StateDir::lock(home.state_dir()).map_err(Failure::new)?;
     let config = home.config(Overrides::default())?;
     let engine = Engine::open(Arc::new(config), dir).await.map_err(Failure::new)?;
     let rotated = replace(&engine, args).await;
     engine.drain(Duration::ZERO).await;
     print(&rotated?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has the gateway that serves the state directory replace the keys, while it goes on.
+async fn rotate_at_work(home: &Home, args: &KeysRotateArgs) -> Result<ExitCode, Failure> {
+    let client = Client::find(home, &Reach::default()).await?;
+    let mut body = json!({"master": args.master});
+    if let Some(tenant) = &args.tenant {
+        body["tenant"] = tenant.as_str().into();
+    }
+    let answer = client.call("POST", "/v1/admin/keys/rotate", Some(&body)).await;
+    client.close().await;
+    let answer = answer?;
+    let text = match answer["masterKey"].as_str() {
+        _ if args.json => format!("{answer:#}\n"),
+        Some(file) => report::master_as(false, Path::new(file)),
+        None => report::rotated_as_lines(&rotated_of(&answer)),
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rotated_of(answer: &Value) -> Vec<Rotated> {
+    let tenants = answer["tenants"].as_array().into_iter().flatten();
+    let number = |row: &Value, field: &str| row[field].as_u64().unwrap_or(0);
+    tenants
+        .map(|row| Rotated {
+            tenant: row["tenant"].as_str().unwrap_or_default().to_owned(),
+            turned: Turned {
+                epoch: u32::try_from(number(row, "epoch")).unwrap_or(u32::MAX),
+                rewrapped: number(row, "rewrapped"),
+                damaged: number(row, "damaged"),
+                epochs_left: number(row, "epochsLeft"),
+            },
+        })
+        .collect()
 }
 
 /// Replaces the keys; what was done.
@@ -82,23 +124,6 @@ async fn replace(engine: &Engine, args: &KeysRotateArgs) -> Result<String, Failu
     line.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let rotated = rotated.map_err(Failure::new)?;
     Ok(if args.json { report::rotated_as_json(&rotated) } else { report::rotated_as_lines(&rotated) })
-}
-
-fn occupied(error: OpenError) -> Failure {
-    match error {
-        OpenError::InUse { path, holder } => {
-            let who = match holder.address {
-                Some(address) => format!("the gateway on {address} (process {})", holder.pid),
-                None => format!("process {}", holder.pid),
-            };
-            Failure::new(format!(
-                "{who} is at work in {}. It turns key epochs by itself, every keys.epoch_hours; to replace keys now, stop \
-                 it first.",
-                path.display()
-            ))
-        }
-        error => Failure::new(error),
-    }
 }
 
 fn now() -> UnixMillis {

@@ -2,6 +2,9 @@
 //!
 //! Everything here acts in the caller's own tenant, under core's `TenantAdmin`, and is in that tenant's audit log.
 
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use watertight_core::TenantAdmin;
@@ -20,6 +23,7 @@ use super::Engine;
 use crate::actor::Shared;
 use crate::admission::{Access, AuthFailure};
 use crate::error::EngineError;
+use crate::steward::rotation::{OnKeyProgress, Rotated};
 
 /// How long an access token lasts without use (isolation.md §2.2).
 pub const DEFAULT_IDLE: Duration = Duration::from_mins(30);
@@ -119,6 +123,19 @@ impl Engine {
         self.gateway_admin(access)?;
         check_name("The tenant's name", name)?;
         self.create_tenant(name).await.map(Zeroizing::new)
+    }
+
+    /// [`Self::rotate_keys`], for the operator of the gateway.
+    pub async fn replace_keys(&self, access: &Access, tenant: Option<&str>) -> Result<Vec<Rotated>, EngineError> {
+        self.gateway_admin(access)?;
+        let quiet: OnKeyProgress = Arc::new(|_| ControlFlow::Continue(()));
+        self.rotate_keys(tenant, quiet).await.map_err(|error| EngineError::Invalid(error.to_string()))
+    }
+
+    /// [`Self::rotate_master_key`], for the operator of the gateway.
+    pub async fn replace_master_key(&self, access: &Access) -> Result<PathBuf, EngineError> {
+        self.gateway_admin(access)?;
+        self.rotate_master_key().await.map_err(|error| EngineError::Invalid(error.to_string()))
     }
 
     /// Makes a principal. With `home` it may read and write the sessions under its own name with every agent.

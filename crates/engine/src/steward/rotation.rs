@@ -7,7 +7,8 @@ use std::sync::Arc;
 use watertight_config::Config;
 use watertight_core::ids::UnixMillis;
 use watertight_seal::master::{MasterKey, MasterKeySource};
-use watertight_store::keys::{EpochAge, TenantKeyStatus, Turned, Turning};
+pub use watertight_store::keys::Turned;
+use watertight_store::keys::{EpochAge, TenantKeyStatus, Turning};
 use watertight_store::sqlite::SqliteStore;
 use watertight_store::{OpenError as StoreOpenError, StoreError};
 

@@ -37,6 +37,7 @@ pub(super) fn router() -> Router<Arc<Gateway>> {
         .route("/v1/admin/grants/{id}", delete(ungrant))
         .route("/v1/admin/access/explain", get(explain))
         .route("/v1/admin/audit", get(audit))
+        .route("/v1/admin/keys/rotate", post(rotate_keys))
         .route("/v1/admin/{*rest}", any(nowhere))
 }
 
@@ -271,6 +272,37 @@ async fn explain(admin: Admin, Query(question): Query<Question>) -> Answer {
         "allowed": found.allowed, "key": found.key, "reason": found.reason,
         "by": found.by.as_ref().map(|row| grant_row(row, Some(&question.principal))),
     }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhichKeys {
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    master: bool,
+}
+
+async fn rotate_keys(admin: Admin, Json(body): Json<WhichKeys>) -> Answer {
+    let Admin { gateway, access } = admin;
+    if body.master && body.tenant.is_some() {
+        return Err(Problem::invalid("The master key is no tenant's: leave one of the two out."));
+    }
+    if body.master {
+        let file = whole(async move { gateway.engine.replace_master_key(&access).await }).await?;
+        return ok(json!({"ok": true, "masterKey": file}));
+    }
+    let rotated = whole(async move { gateway.engine.replace_keys(&access, body.tenant.as_deref()).await }).await?;
+    let tenants: Vec<Value> = rotated
+        .iter()
+        .map(|row| {
+            json!({
+                "tenant": row.tenant, "epoch": row.turned.epoch, "rewrapped": row.turned.rewrapped,
+                "damaged": row.turned.damaged, "epochsLeft": row.turned.epochs_left,
+            })
+        })
+        .collect();
+    ok(json!({"ok": true, "tenants": tenants}))
 }
 
 #[derive(Deserialize)]
