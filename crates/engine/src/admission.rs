@@ -8,7 +8,7 @@ mod device;
 mod live;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -81,7 +81,7 @@ pub(crate) struct Admission {
     clock: Clock,
     /// The secret the configuration names, acting as the operator of tenant `default`.
     shared: Option<CredentialRecord>,
-    rules: RwLock<HashMap<TenantId, Arc<KeyRules>>>,
+    rules: HashMap<TenantId, Arc<KeyRules>>,
     strict: Arc<KeyRules>,
     in_use: InUse,
     budgets: Budgets,
@@ -119,7 +119,7 @@ impl Admission {
             hasher,
             clock,
             shared,
-            rules: RwLock::new(by_tenant),
+            rules: by_tenant,
             strict: rules(KeyPolicy::Strict),
             in_use: InUse::default(),
             budgets: Budgets::default(),
@@ -151,7 +151,7 @@ impl Admission {
         requested: Option<VerbSet>,
     ) -> Result<Option<Access>, AuthFailure> {
         let grants = self.store.grants(&caller).await.map_err(|_| AuthFailure::Unavailable)?;
-        let home = home_of(&caller, &grants).map_err(|_| AuthFailure::Unavailable)?;
+        let home = home_of(caller.kind(), grants.name().unwrap_or_default()).map_err(|_| AuthFailure::Unavailable)?;
         let Some(live) = self.in_use.join(&caller, grants, seen) else { return Ok(None) };
         let (budget, rules) = (self.budget_of(&caller), self.rules_of(caller.tenant()));
         let caller = match requested {
@@ -190,10 +190,8 @@ impl Admission {
 
     /// Verifies a refresh token.
     pub(crate) async fn redeem(&self, text: &str, now: UnixMillis) -> Result<Refresh, AuthFailure> {
-        let token = Token::parse(text).map_err(|_| AuthFailure::Mismatch)?;
-        let proof = Proof::Secret(self.hasher.hash_token(&token));
-        let record = self.store.credential(token.id()).await.map_err(|_| AuthFailure::Unavailable)?;
-        redeem(&record.ok_or(AuthFailure::Mismatch)?, &proof, now).map_err(|_| AuthFailure::Mismatch)
+        let (record, proof) = self.looked_up(text).await?;
+        redeem(&record, &proof, now).map_err(|_| AuthFailure::Mismatch)
     }
 
     /// The tenant whose operator runs the gateway.
@@ -232,18 +230,14 @@ impl Admission {
     }
 
     fn rules_of(&self, tenant: TenantId) -> Arc<KeyRules> {
-        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
-        rules.get(&tenant).unwrap_or(&self.strict).clone()
+        self.rules.get(&tenant).unwrap_or(&self.strict).clone()
     }
 
     /// What the key says of its session to this principal; none where no configured agent answers in it.
     pub(crate) fn standing(&self, principal: &Principal, name: &str, key: &CanonicalKey) -> Option<Standing> {
         let rules = self.rules_of(principal.tenant);
         let agent = rules.owner(key)?.as_str();
-        let home = match principal.kind {
-            PrincipalKind::Operator => Home::Operator,
-            PrincipalKind::User | PrincipalKind::Service => Home::user(name).ok()?,
-        };
+        let home = home_of(principal.kind, name).ok()?;
         let is_main = rules.main_key(&home, Some(agent)).is_ok_and(|main| main == *key);
         Some(Standing { agent: agent.to_owned(), is_main })
     }
@@ -260,12 +254,22 @@ impl Admission {
     }
 
     async fn stored_credential(&self, text: &str) -> Result<Caller, AuthFailure> {
-        let token = Token::parse(text).map_err(|_| AuthFailure::Mismatch)?;
-        // Hashed before the look-up, so that an unknown id costs the same work as a wrong secret.
-        let proof = Proof::Secret(self.hasher.hash_token(&token));
-        let record = self.store.credential(token.id()).await.map_err(|_| AuthFailure::Unavailable)?;
-        let record = record.ok_or(AuthFailure::Mismatch)?;
+        let (record, proof) = self.looked_up(text).await?;
         authenticate(&record, &proof, self.clock.now()).map_err(|_| AuthFailure::Mismatch)
+    }
+
+    /// The credential that a token names, and what the token proves.
+    async fn looked_up(&self, text: &str) -> Result<(CredentialRecord, Proof), AuthFailure> {
+        let (token, proof) = self.proof_of(text)?;
+        let record = self.store.credential(token.id()).await.map_err(|_| AuthFailure::Unavailable)?;
+        Ok((record.ok_or(AuthFailure::Mismatch)?, proof))
+    }
+
+    /// A token, hashed before it is looked up, so that an unknown id costs the same work as a wrong secret.
+    fn proof_of(&self, text: &str) -> Result<(Token, Proof), AuthFailure> {
+        let token = Token::parse(text).map_err(|_| AuthFailure::Mismatch)?;
+        let proof = Proof::Secret(self.hasher.hash_token(&token));
+        Ok((token, proof))
     }
 
     fn permit(&self, access: &Access, verb: Verb, key: &CanonicalKey) -> Result<KeyPermit, EngineError> {
@@ -410,9 +414,9 @@ impl Access {
 }
 
 /// Where a principal's bare keys live: under its name.
-fn home_of(caller: &Caller, grants: &Grants) -> Result<Home, KeyError> {
-    match caller.kind() {
+pub(crate) fn home_of(kind: PrincipalKind, name: &str) -> Result<Home, KeyError> {
+    match kind {
         PrincipalKind::Operator => Ok(Home::Operator),
-        PrincipalKind::User | PrincipalKind::Service => Home::user(grants.name().unwrap_or_default()),
+        PrincipalKind::User | PrincipalKind::Service => Home::user(name),
     }
 }

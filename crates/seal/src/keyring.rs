@@ -267,11 +267,6 @@ impl TenantKeys {
         self.tenant
     }
 
-    /// The tenant's id as bytes.
-    pub fn tenant_bytes(&self) -> &[u8; 16] {
-        self.tenant.as_bytes()
-    }
-
     /// Seals what belongs to the tenant and to no session, such as the key prefix of a grant.
     pub fn own(&self) -> &DataKey {
         &self.lasting.own

@@ -1,5 +1,5 @@
-//! How much one person may ask for (isolation.md §2.10): requests by a bucket, runs by a count. Operators and services
-//! have no such bounds: what they ask for is a program's own affair.
+//! How much one person may ask for (isolation.md §2.10): requests, by a bucket. Operators and services have no such
+//! bound: what they ask for is a program's own affair.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

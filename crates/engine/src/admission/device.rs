@@ -3,8 +3,8 @@
 use watertight_core::Caller;
 use watertight_core::device::{DeviceKeeper, ProvenDevice, authenticate_device, keep_devices};
 use watertight_core::grant::VerbSet;
-use watertight_core::principal::{PrincipalKind, Proof};
-use watertight_seal::token::{Token, TokenKind};
+use watertight_core::principal::PrincipalKind;
+use watertight_seal::token::TokenKind;
 
 use super::{Access, Admission, AuthFailure};
 use crate::error::EngineError;
@@ -27,9 +27,7 @@ impl Admission {
     }
 
     async fn verified_device(&self, device: &ProvenDevice, text: &str) -> Result<Caller, AuthFailure> {
-        let token = Token::parse(text).map_err(|_| AuthFailure::Mismatch)?;
-        // Hashed before the look-up, so that an unknown id costs the same work as a wrong secret.
-        let proof = Proof::Secret(self.hasher.hash_token(&token));
+        let (token, proof) = self.proof_of(text)?;
         let found = self.store.device_credential(token.id()).await.map_err(|_| AuthFailure::Unavailable)?;
         let (record, bond) = found.ok_or(AuthFailure::Mismatch)?;
         authenticate_device(&record, &proof, &bond, device, self.clock.now()).map_err(|_| AuthFailure::Mismatch)

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::actor::Shared;
-use crate::admission::{Access, AuthFailure};
+use crate::admission::{Access, AuthFailure, home_of};
 use crate::error::EngineError;
 use crate::steward::rotation::{OnKeyProgress, Rotated};
 
@@ -321,10 +321,7 @@ impl Engine {
     ) -> Result<Explanation, EngineError> {
         let admin = self.admin(access)?;
         let row = self.principal(&admin, principal).await?;
-        let home = match row.kind {
-            PrincipalKind::Operator => Home::Operator,
-            PrincipalKind::User | PrincipalKind::Service => Home::user(&row.name)?,
-        };
+        let home = home_of(row.kind, &row.name)?;
         let key = access.rules().resolve(&home, key, None)?;
         let Shared { store, clock, .. } = &*self.inner.shared;
         let now = clock.now();

@@ -89,7 +89,7 @@ pub(super) fn page(conn: &Connection, keys: &TenantKeys, after: u64, limit: u32)
         found.push(AuditRow { seq, at, event: open_json(keys.own(), &place(seq, at), &sealed)?, chain });
     }
     let is_last = found.len() < limit as usize;
-    if is_last && (expected.max(after) != head.seq || (head.seq > 0 && !same(&previous, &head.chain))) {
+    if is_last && (expected != head.seq || (head.seq > 0 && !same(&previous, &head.chain))) {
         return Err(StoreError::Integrity("end of the audit log"));
     }
     Ok(found)

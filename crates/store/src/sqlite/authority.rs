@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use watertight_core::TenantAdmin;
 use watertight_core::grant::{Grant, VerbSet};
 use watertight_core::ids::{AuthEpoch, CredentialId, GrantId, PrincipalId, UnixMillis};
-use watertight_core::key::KeyPrefix;
 use watertight_core::principal::{CredentialKind, Family, PrincipalKind, SecretHash};
 use watertight_seal::keyring::TenantKeys;
 
@@ -46,11 +45,6 @@ impl Hand {
         Ok(audit::append(conn, &self.keys, self.now, &event)?)
     }
 
-    fn tenant(&self) -> &[u8; 16] {
-        // The id lives in the keys, which live as long as the hand.
-        self.keys.tenant_bytes()
-    }
-
     /// Makes a principal; none when the name is taken.
     pub(super) fn create_principal(
         &self,
@@ -84,7 +78,7 @@ impl Hand {
             columns.disabled,
             columns.auth_epoch,
             columns.mac(&self.keys),
-            self.tenant(),
+            self.keys.tenant().as_bytes(),
             columns.principal.as_bytes()
         ])?;
         Ok(())
@@ -194,7 +188,7 @@ impl Hand {
     pub(super) fn ungrant(&self, conn: &Connection, id: GrantId) -> Result<Option<PrincipalId>, Fault> {
         let owner: Option<[u8; 16]> = conn
             .prepare_cached("DELETE FROM grants WHERE tenant = ?1 AND grant_id = ?2 RETURNING principal")?
-            .query_row(params![self.tenant(), id.as_bytes()], |row| row.get(0))
+            .query_row(params![self.keys.tenant().as_bytes(), id.as_bytes()], |row| row.get(0))
             .optional()?;
         let Some(owner) = owner.map(PrincipalId::from_bytes) else { return Ok(None) };
         self.next_epoch(conn, owner)?;
@@ -431,16 +425,12 @@ pub(super) fn grant_rows(
          WHERE tenant = ?1 AND (?2 IS NULL OR principal = ?2) ORDER BY principal, grant_id",
     )?;
     let of = of.map(|id| id.as_bytes().to_vec());
-    let mut rows = statement.query(params![keys.tenant().as_bytes(), of])?;
+    let mut read = statement.query(params![keys.tenant().as_bytes(), of])?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (principal, id) = (PrincipalId::from_bytes(row.get(0)?), row.get::<_, [u8; 16]>(1)?);
-        let (verbs, not_after) = (VerbSet::from_bits(row.get(2)?), row.get::<_, Option<i64>>(4)?.map(UnixMillis));
-        let sealed: Vec<u8> = row.get(3)?;
-        let name = grant_row(principal, &id, verbs, not_after);
-        let segments: Vec<String> = open_json(keys.own(), &grant_place(&name), &sealed)?;
-        let prefix = KeyPrefix::from_segments(segments);
-        found.push(GrantRow { id: GrantId::from_bytes(id), principal, grant: Grant { verbs, prefix, not_after } });
+    while let Some(row) = read.next()? {
+        let principal = PrincipalId::from_bytes(row.get(0)?);
+        let (id, grant) = rows::grant(keys, principal, row, 1)?;
+        found.push(GrantRow { id, principal, grant });
     }
     Ok(found)
 }

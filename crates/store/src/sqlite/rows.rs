@@ -19,7 +19,7 @@ use watertight_core::ids::{SessionId, TenantId};
 use watertight_seal::record::{self, DataKey, Place};
 
 pub(super) use self::authority::{
-    CredentialColumns, PrincipalColumns, PrincipalFound, TenantColumns, credential, credential_kind_to_stored,
+    CredentialColumns, PrincipalColumns, PrincipalFound, TenantColumns, credential, credential_kind_to_stored, grant,
     grant_place, grant_row, grants, kind_to_stored, label_place, name_place, principal, tenant,
 };
 pub(super) use self::entry::{EntryRaw, entry_place, entry_row, role};

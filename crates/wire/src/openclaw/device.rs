@@ -2,21 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::params::Params;
+use super::params::{Params, shapes};
 use super::shape::{Shape, closed, list, optional, required, text, text_within, word};
 
 static NAME: Shape = text(1);
-
-macro_rules! shapes {
-    ($($name:ident: $shape:expr;)*) => { $(
-        impl Params for $name {
-            const SHAPE: &'static Shape = {
-                static SHAPE: Shape = $shape;
-                &SHAPE
-            };
-        }
-    )* };
-}
 
 shapes! {
     // `deviceId` is ours: the fingerprint that whoever approves has seen.

@@ -26,6 +26,7 @@ pub trait Params: Sized + for<'de> Deserialize<'de> {
 static ANY: Shape = any();
 static STRING: Shape = text(0);
 
+/// Says of each type of parameters what they may be.
 macro_rules! shapes {
     ($($name:ident: $shape:expr;)*) => { $(
         impl Params for $name {
@@ -36,6 +37,7 @@ macro_rules! shapes {
         }
     )* };
 }
+pub(super) use shapes;
 
 shapes! {
     Nothing: closed(&[]);

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use watertight_core::grant::{Grant, Grants, VerbSet};
-use watertight_core::ids::{AuthEpoch, CredentialId, PrincipalId, TenantId, UnixMillis};
+use watertight_core::ids::{AuthEpoch, CredentialId, GrantId, PrincipalId, TenantId, UnixMillis};
 use watertight_core::key::KeyPrefix;
 use watertight_core::principal::{
     CredentialKind, CredentialRecord, CredentialTerms, Family, Principal, PrincipalKind, SecretHash,
@@ -321,6 +321,22 @@ pub(in crate::sqlite) fn grant_place(row: &[u8]) -> Place<'_> {
     Place { lifecycle: 0, generation: 0, table: "grants", column: "prefix", row, seq: 0, role: 0 }
 }
 
+/// A principal's grant with its id, from a row that has id, verbs, prefix and end from `at` on.
+pub(in crate::sqlite) fn grant(
+    keys: &TenantKeys,
+    principal: PrincipalId,
+    row: &Row<'_>,
+    at: usize,
+) -> Result<(GrantId, Grant), StoreError> {
+    let id: [u8; 16] = row.get(at)?;
+    let verbs = VerbSet::from_bits(row.get(at + 1)?);
+    let sealed: Vec<u8> = row.get(at + 2)?;
+    let not_after = row.get::<_, Option<i64>>(at + 3)?.map(UnixMillis);
+    let name = grant_row(principal, &id, verbs, not_after);
+    let segments: Vec<String> = open_json(keys.own(), &grant_place(&name), &sealed)?;
+    Ok((GrantId::from_bytes(id), Grant { verbs, prefix: KeyPrefix::from_segments(segments), not_after }))
+}
+
 /// The grants of a principal; none of one that is disabled.
 pub(in crate::sqlite) fn grants(
     conn: &Connection,
@@ -334,13 +350,7 @@ pub(in crate::sqlite) fn grants(
     let mut rows = statement.query((keys.tenant().as_bytes(), principal.as_bytes(), owner.disabled))?;
     let mut rules = Vec::new();
     while let Some(row) = rows.next()? {
-        let grant: [u8; 16] = row.get(0)?;
-        let verbs = VerbSet::from_bits(row.get(1)?);
-        let sealed: Vec<u8> = row.get(2)?;
-        let not_after = row.get::<_, Option<i64>>(3)?.map(UnixMillis);
-        let name = grant_row(principal, &grant, verbs, not_after);
-        let segments: Vec<String> = open_json(keys.own(), &grant_place(&name), &sealed)?;
-        rules.push(Grant { verbs, prefix: KeyPrefix::from_segments(segments), not_after });
+        rules.push(grant(keys, principal, row, 0)?.1);
     }
     Ok(Grants::decode(keys.tenant(), principal, rules).named(owner.name(keys)?))
 }
